@@ -29,8 +29,8 @@ Outcome = Literal["finished", "failed", "retried", "timeout", "killed", "stopped
 
 #: Names of the ledger's parts (DESIGN 2.2). They are disjoint and add up to the wall time from enqueue to reap.
 LEDGER_PARTS = (
-    "queue_wait", "dispatch", "fork", "deserialize", "import", "cpu", "cpu_wait", "sql", "redis", "http", "file", "lock",
-    "pool", "sleep", "subprocess", "gc", "other_wait", "callback", "result", "persist", "reap", "unexplained",
+    "queue_wait", "dispatch", "fork", "deserialize", "import", "cpu", "cpu_wait", "sql", "redis", "http", "file",
+    "lock", "pool", "sleep", "subprocess", "gc", "other_wait", "callback", "result", "persist", "reap", "unexplained",
 )  # fmt: skip
 
 #: The parts that are not the job's own: the system around it.
@@ -200,7 +200,10 @@ class LockWait(Struct, frozen=True, omit_defaults=True):
 
 
 class Phase(Struct, frozen=True):
-    """A stretch of an execution, in order: dispatch, fork, setup, deserialize, import, body, callback, result, persist, reap."""
+    """A stretch of an execution, in order.
+
+    Names: dispatch, fork, setup, deserialize, import, body, callback, result, persist, reap.
+    """
 
     name: str
     start_ns: int

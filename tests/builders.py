@@ -86,7 +86,7 @@ def make_execution(
     ledger: dict[str, float] | None = None,
     **fields: Any,
 ) -> Execution:
-    """An execution enqueued ``at_ms`` after EPOCH_NS. ``ledger`` maps part names to ms; the remainder is ``unexplained``."""
+    """An execution enqueued ``at_ms`` after EPOCH_NS. ``ledger``: ms by part name, the remainder is ``unexplained``."""
     number = next(_numbers)
     enqueued = EPOCH_NS + int(at_ms * MS)
     dequeued = enqueued + int(wait_ms * MS)

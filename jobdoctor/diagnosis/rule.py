@@ -1,8 +1,8 @@
 """The base of every rule of the checklist, and the limits it judges by.
 
 A rule is pure: no I/O, no clock, no globals. It looks at a :class:`~jobdoctor.model.JobHistory` and gives findings
-(*found*), none (*clear*), or says why it cannot judge (:class:`NotChecked`). Its module's docstring is its documentation,
-under four headings: ``What it looks for``, ``Why it costs time``, ``What to do``, ``When it is a false alarm``.
+(*found*), none (*clear*), or says why it cannot judge (:class:`NotChecked`). Its module's docstring is its
+documentation, under four headings: ``What it looks for``, ``Why it costs time``, ``What to do``, ``When it is a false alarm``.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from jobdoctor.model import (
 )
 
 
-class NotChecked(Exception):
+class NotChecked(Exception):  # noqa: N818 -- an answer, not an error
     """Raised by a rule that cannot judge. The reason names what is missing and how to get it."""
 
 
