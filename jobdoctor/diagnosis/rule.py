@@ -2,7 +2,8 @@
 
 A rule is pure: no I/O, no clock, no globals. It looks at a :class:`~jobdoctor.model.JobHistory` and gives findings
 (*found*), none (*clear*), or says why it cannot judge (:class:`NotChecked`). Its module's docstring is its
-documentation, under four headings: ``What it looks for``, ``Why it costs time``, ``What to do``, ``When it is a false alarm``.
+documentation, under four headings: ``What it looks for``, ``Why it costs time``, ``What to do`` and
+``When it is a false alarm``.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ class NotChecked(Exception):  # noqa: N818 -- an answer, not an error
 
 
 class Limit:
-    """A named threshold. ``source`` says where the value comes from; ``[tool.jobdoctor.limits.<CODE>]`` overrides it."""
+    """A named threshold, with where its value comes from. ``[tool.jobdoctor.limits.<CODE>]`` overrides it."""
 
     def __init__(self, default: float, unit: str, doc: str, source: str) -> None:
         self.default = default
