@@ -1,0 +1,54 @@
+"""Servers for the tests: each pytest (or xdist worker) process starts its own, unless the environment names one.
+
+``JOBDOCTOR_TEST_REDIS_URL`` and ``JOBDOCTOR_TEST_POSTGRES_URL`` name servers that exist: the suite then works in an
+empty Redis database and a PostgreSQL database of its own, and never flushes or drops anything else.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+import redis
+
+from sample_app import servers
+
+
+@pytest.fixture(scope="session")
+def valkey_url() -> Iterator[str]:
+    """URL of a Valkey (or given Redis) database that belongs to this process."""
+    given = os.environ.get("JOBDOCTOR_TEST_REDIS_URL")
+    with servers.claimed_redis(given) if given else servers.started_valkey() as url:
+        yield url
+
+
+@pytest.fixture
+def redis_client(valkey_url: str) -> Iterator[redis.Redis]:
+    """A client of :func:`valkey_url`, whose database is empty at the start of the test."""
+    client = redis.Redis.from_url(valkey_url)
+    if os.environ.get("JOBDOCTOR_TEST_REDIS_URL"):
+        servers.clear_claimed(client)
+    else:
+        client.flushall()
+    yield client
+    client.close()
+
+
+@pytest.fixture(scope="session")
+def postgres_url() -> Iterator[str]:
+    """libpq URL of a PostgreSQL database that was made for this process and is dropped at its end."""
+    given = os.environ.get("JOBDOCTOR_TEST_POSTGRES_URL")
+    if given:
+        with servers.own_database(given, f"jobdoctor_test_{os.getpid()}") as url:
+            yield url
+        return
+    with servers.started_postgres() as server_url, servers.own_database(server_url, "jobdoctor_test") as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def upstream_url() -> Iterator[str]:
+    """URL of the sample shop's HTTP services, answering after 2 ms."""
+    with servers.started_upstream(latency_ms=2.0) as url:
+        yield url
