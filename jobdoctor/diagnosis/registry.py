@@ -2,18 +2,37 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from importlib import import_module
+
 from jobdoctor.diagnosis.rule import Rule
+from jobdoctor.model import Check
 
 #: Module (below jobdoctor.diagnosis.checklist) and class of each rule, by code. Loaded on first use.
 RULES: dict[str, tuple[str, str]] = {}
 
 
-def load_rules(overrides: dict[str, dict[str, float]] | None = None) -> list[Rule]:
-    """One instance of every rule, in the checklist's order. ``overrides``: limits by code and name."""
-    from importlib import import_module
+def load_rule(code: str, overrides: Mapping[str, float] | None = None) -> Rule:
+    """The rule with this code; KeyError when there is none. ``overrides``: limits by name."""
+    module, name = RULES[code]
+    rule_class: type[Rule] = getattr(import_module(f"jobdoctor.diagnosis.checklist.{module}"), name)
+    return rule_class(dict(overrides or {}))
 
+
+def load_rules(overrides: Mapping[str, Mapping[str, float]] | None = None) -> list[Rule]:
+    """One instance of every rule, in the checklist's order. ``overrides``: limits by code and name."""
+    return [load_rule(code, (overrides or {}).get(code)) for code in RULES]
+
+
+def load_guarded(overrides: Mapping[str, Mapping[str, float]] | None = None) -> tuple[list[Rule], list[Check]]:
+    """Like :func:`load_rules`, but a module that cannot be loaded is a crashed line of the checklist, not an error."""
     rules: list[Rule] = []
-    for code, (module, name) in RULES.items():
-        rule_class: type[Rule] = getattr(import_module(f"jobdoctor.diagnosis.checklist.{module}"), name)
-        rules.append(rule_class((overrides or {}).get(code)))
-    return rules
+    broken: list[Check] = []
+    for code, (module, _) in RULES.items():
+        try:
+            rules.append(load_rule(code, (overrides or {}).get(code)))
+        except Exception as error:
+            step, _, file_name = module.partition(".")
+            reason = f"{type(error).__name__} while loading {code} from {module}: {error}"
+            broken.append(Check(step, code, file_name.replace("_", "-"), "crashed", reason))
+    return rules, broken

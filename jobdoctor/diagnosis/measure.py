@@ -1,0 +1,320 @@
+"""Measurements over a job's history that rules share: which executions to look at, their calls merged, shares, words.
+
+Everything is for each execution: means over the executions looked at, those without such a call counting as zero.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from jobdoctor.model import LEDGER_PARTS, Channel, Evidence, Execution, JobHistory, LedgerPart, SpanGroup
+
+NS_PER_MS = 1_000_000
+
+#: The shape under which the recorder counts what came after its table was full: many shapes in one, nothing to judge.
+OVERFLOW_SHAPE = "(other)"
+
+_BY_THEMSELVES = frozenset({"finished"})
+_PEOPLE_STOPPED_IT = frozenset({"stopped"})
+
+
+def typical(history: JobHistory) -> list[Execution]:
+    """The executions that tell how the job runs: finished ones, and unprofiled ones while there are three of those.
+
+    When none finished, those that failed, timed out or were killed are all there is, and are looked at. A profiled
+    execution is slower by the profiler's own cost, so it is left out where others can speak.
+    """
+    ended = [execution for execution in history.executions if execution.outcome in _BY_THEMSELVES]
+    if not ended:
+        ended = [execution for execution in history.executions if execution.outcome not in _PEOPLE_STOPPED_IT]
+    unprofiled = [execution for execution in ended if execution.profile is None]
+    return unprofiled if len(unprofiled) >= 3 else ended
+
+
+def mean(values: Iterable[float]) -> float:
+    """Arithmetic mean, 0 for nothing."""
+    collected = list(values)
+    return sum(collected) / len(collected) if collected else 0.0
+
+
+def quantile(values: Iterable[float], share: float) -> float:
+    """The value below which ``share`` of the values lie, interpolated; 0 for nothing."""
+    ordered = sorted(values)
+    if not ordered:
+        return 0.0
+    position = share * (len(ordered) - 1)
+    below = math.floor(position)
+    above = min(below + 1, len(ordered) - 1)
+    return ordered[below] + (ordered[above] - ordered[below]) * (position - below)
+
+
+def run_ms(executions: Sequence[Execution]) -> float:
+    """Mean time that a worker was busy with an execution, in ms."""
+    return mean(execution.run_ns for execution in executions) / NS_PER_MS
+
+
+def wall_ms(executions: Sequence[Execution]) -> float:
+    """Mean time from enqueue to reap, in ms."""
+    return mean(execution.wall_ns for execution in executions) / NS_PER_MS
+
+
+def body_ms(executions: Sequence[Execution]) -> float:
+    """Mean time inside the job function, in ms: what its calls are a share of. The run, when no body was recorded."""
+    return mean(execution.body_ns or execution.run_ns for execution in executions) / NS_PER_MS
+
+
+def ledger_ms(executions: Sequence[Execution], *names: str, detail: str | None = None) -> float:
+    """Mean of the ledger's parts with these names (and this detail, when given), in ms."""
+    return (
+        mean(
+            sum(part.ns for part in execution.ledger if part.name in names and detail in (None, part.detail))
+            for execution in executions
+        )
+        / NS_PER_MS
+    )
+
+
+def mean_ledger(executions: Sequence[Execution]) -> list[LedgerPart]:
+    """The mean ledger of the executions, in the order of LEDGER_PARTS, largest detail first; without parts of 0."""
+    sums: dict[tuple[str, str], int] = {}
+    for execution in executions:
+        for part in execution.ledger:
+            sums[part.name, part.detail] = sums.get((part.name, part.detail), 0) + part.ns
+    order = {name: position for position, name in enumerate(LEDGER_PARTS)}
+    parts = [LedgerPart(name, detail, round(ns / len(executions))) for (name, detail), ns in sums.items() if ns > 0]
+    return sorted(parts, key=lambda part: (order.get(part.name, len(order)), -part.ns, part.detail))
+
+
+def share(part: float, whole: float) -> float:
+    """``part / whole``, at most 1, and 0 when there is no whole."""
+    return min(1.0, part / whole) if whole > 0 else 0.0
+
+
+# --------------------------------------------------------------------------------------------------------------- calls
+
+
+@dataclass(frozen=True)
+class Calls:
+    """The calls of one identity over several executions."""
+
+    groups: tuple[SpanGroup, ...]
+    owners: tuple[Execution, ...]  # the execution of each group
+    executions: int  # how many were looked at, with and without such calls
+
+    @property
+    def first(self) -> SpanGroup:
+        """The largest group: stands for all where names are needed."""
+        return max(self.groups, key=lambda group: (group.count, group.total_ns))
+
+    @property
+    def largest_execution(self) -> Execution:
+        """The execution with the most time in these calls."""
+        spent: dict[str, int] = {}
+        for group, owner in zip(self.groups, self.owners, strict=True):
+            spent[owner.id] = spent.get(owner.id, 0) + group.total_ns
+        return max(self.owners, key=lambda owner: spent[owner.id])
+
+    def per_execution(self, value: Callable[[SpanGroup], float]) -> float:
+        """Mean of a figure for each execution."""
+        return sum(value(group) for group in self.groups) / self.executions
+
+    @property
+    def count(self) -> float:
+        return self.per_execution(lambda group: group.count)
+
+    @property
+    def unbatched(self) -> float:
+        """Calls that carried one item."""
+        return self.per_execution(lambda group: group.count - group.batched)
+
+    @property
+    def total_ms(self) -> float:
+        """Wall time of the calls: where they overlap, the stretch they cover and not their sum."""
+        return self.per_execution(lambda group: min(group.total_ns, stretch_ns(group))) / NS_PER_MS
+
+    @property
+    def cpu_ms(self) -> float:
+        return self.per_execution(lambda group: group.cpu_ns) / NS_PER_MS
+
+    @property
+    def blocked_ms(self) -> float:
+        return self.per_execution(lambda group: group.blocked_ns) / NS_PER_MS
+
+    @property
+    def fastest_ms(self) -> float:
+        return min(group.min_ns for group in self.groups) / NS_PER_MS
+
+    @property
+    def slowest_ms(self) -> float:
+        return max(group.max_ns for group in self.groups) / NS_PER_MS
+
+    @property
+    def distinct(self) -> float:
+        """Distinct parameter sets for each execution; a capped count stands for all the calls."""
+        return self.per_execution(lambda group: group.count if group.distinct_capped else group.distinct)
+
+    @property
+    def rows(self) -> float | None:
+        """Rows for each execution; None when a driver did not say."""
+        if any(group.rows is None for group in self.groups):
+            return None
+        return self.per_execution(lambda group: group.rows or 0)
+
+    @property
+    def rows_per_call(self) -> float | None:
+        rows = self.rows
+        return None if rows is None or not self.count else rows / self.count
+
+    def counts(self) -> dict[str, int]:
+        """Calls by execution id, of the executions that made any."""
+        found: dict[str, int] = {}
+        for group, owner in zip(self.groups, self.owners, strict=True):
+            found[owner.id] = found.get(owner.id, 0) + group.count
+        return found
+
+
+def stretch_ns(group: SpanGroup) -> int:
+    """From the first start of a group's calls to their last end; their sum when no positions were recorded."""
+    stretch = group.last_end_ns - group.first_start_ns
+    return stretch if stretch > 0 else group.total_ns
+
+
+def identity(group: SpanGroup) -> tuple[str, ...]:
+    """What makes calls the same: shape, target and line."""
+    return (group.channel, group.operation, group.fingerprint, group.target, group.callsite, group.relationship)
+
+
+def merge_calls(
+    executions: Sequence[Execution],
+    *channels: Channel,
+    where: Callable[[SpanGroup], bool] = lambda _: True,
+    by: Callable[[SpanGroup], tuple[str, ...]] = identity,
+) -> list[Calls]:
+    """The calls of some channels (of all, when none is named), merged over the executions; the most time first."""
+    found: dict[tuple[str, ...], tuple[list[SpanGroup], list[Execution]]] = {}
+    for execution in executions:
+        for group in execution.groups:
+            if channels and group.channel not in channels:
+                continue
+            if group.fingerprint == OVERFLOW_SHAPE or group.count <= 0 or not where(group):
+                continue
+            groups, owners = found.setdefault(by(group), ([], []))
+            groups.append(group)
+            owners.append(execution)
+    merged = [Calls(tuple(groups), tuple(owners), len(executions)) for groups, owners in found.values()]
+    return sorted(merged, key=lambda calls: -calls.total_ms)
+
+
+def mostly_concurrent(calls: Calls) -> bool:
+    """True when the calls ran beside one another, so that their number says little about the time they took.
+
+    A call counts as concurrent when any other call of the execution was in flight. That other one may be a single long
+    call (a thread that sleeps): then the loop is a loop still. So either the calls' sum exceeds the stretch they
+    cover, or no other single line could have been in flight all the while.
+    """
+    count = sum(group.count for group in calls.groups)
+    if sum(group.concurrent for group in calls.groups) < 0.5 * count:
+        return False
+    own_lines = {group.callsite for group in calls.groups}
+    for group, owner in zip(calls.groups, calls.owners, strict=True):
+        if group.total_ns > 1.1 * stretch_ns(group):
+            return True
+        for other in owner.groups:
+            if other.callsite not in own_lines and other.max_ns >= 0.8 * stretch_ns(group):
+                return False
+    return True
+
+
+def batching_saving(count: float, total_ms: float, fastest_ms: float, batch_size: float) -> tuple[float, float, float]:
+    """What is given back when ``count`` calls become batches of ``batch_size``: (low, mid, high) in ms.
+
+    High: all but one fastest call for each batch. Low: of each call saved, half of what the fastest one took (the other
+    half taken for work that remains). Mid: between "each call saved gives back the fastest call" and high.
+    """
+    batches = max(1.0, math.ceil(count / batch_size))
+    saved = max(0.0, count - batches)
+    high = max(0.0, total_ms - batches * fastest_ms)
+    floor = min(high, saved * fastest_ms)
+    return (floor / 2, (floor + high) / 2, high)
+
+
+def calls_evidence(text: str, calls: Iterable[Calls], limit: int = 10) -> Evidence:
+    """The calls as a table: one row for each identity, in the order given."""
+    return Evidence("calls", text, {"groups": [calls_row(each) for each in list(calls)[:limit]]})
+
+
+def calls_row(calls: Calls) -> dict[str, Any]:
+    """One row of the table of calls, for each execution."""
+    first = calls.first
+    rows = calls.rows
+    return {
+        "channel": first.channel,
+        "operation": first.operation,
+        "fingerprint": first.fingerprint,
+        "target": first.target,
+        "callsite": first.callsite,
+        "function": first.function,
+        "relationship": first.relationship,
+        "stack": list(first.stack),
+        "count": round(calls.count, 2),
+        "distinct": round(calls.distinct, 2),
+        "total_ms": round(calls.total_ms, 3),
+        "mean_ms": round(sum(g.total_ns for g in calls.groups) / sum(g.count for g in calls.groups) / NS_PER_MS, 3),
+        "fastest_ms": round(calls.fastest_ms, 3),
+        "slowest_ms": round(calls.slowest_ms, 3),
+        "rows": None if rows is None else round(rows, 2),
+        "errors": round(calls.per_execution(lambda group: group.errors), 2),
+    }
+
+
+def execution_evidence(execution: Execution, why: str) -> Evidence:
+    """Points at an execution that shows the finding best."""
+    return Evidence(
+        "execution",
+        f"{why}: {execution.id}, {words_ms(execution.run_ns / NS_PER_MS)} on {execution.worker}",
+        {"execution_id": execution.id},
+    )
+
+
+# --------------------------------------------------------------------------------------------------------------- words
+
+
+def words_ms(ms: float) -> str:
+    """A duration for people: "0.3 ms", "42 ms", "3.1 s", "2 min 5 s", "3.2 h"."""
+    if ms < 9.95:
+        return f"{ms:.1f} ms"
+    if ms < 999.5:
+        return f"{ms:.0f} ms"
+    seconds = ms / 1_000
+    if seconds < 59.95:
+        return f"{seconds:.1f} s"
+    if seconds < 3_599.5:
+        minutes, rest = divmod(round(seconds), 60)
+        return f"{minutes} min {rest} s" if rest else f"{minutes} min"
+    return f"{seconds / 3_600:.1f} h"
+
+
+def words_bytes(size: float) -> str:
+    """A size for people, in powers of ten: "812 B", "120 kB", "2.3 MB"."""
+    if size < 999.5:
+        return f"{size:.0f} B"
+    if size < 999_500:
+        return f"{size / 1_000:.1f} kB" if size < 9_950 else f"{size / 1_000:.0f} kB"
+    if size < 999_500_000:
+        return f"{size / 1_000_000:.1f} MB"
+    return f"{size / 1_000_000_000:.1f} GB"
+
+
+def words_count(count: float) -> str:
+    """A count for people: "412", "1,204"; one decimal below ten where it is not whole."""
+    if count >= 9.5 or abs(count - round(count)) < 0.05:
+        return f"{round(count):,}"
+    return f"{count:.1f}"
+
+
+def words_share(part: float) -> str:
+    """A share for people: "92%"."""
+    return f"{part * 100:.0f}%"

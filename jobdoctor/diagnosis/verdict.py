@@ -1,0 +1,109 @@
+"""Is the slowness inside the job, or in the system around it? One word, one sentence, and how sure it is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from jobdoctor.diagnosis import measure
+from jobdoctor.model import AROUND_PARTS, Execution, Finding, JobHistory, Verdict, VerdictWhere
+
+#: Executions below which "nothing found" is not yet "nothing wrong". Clinic.js Doctor gives no verdict under 4 samples;
+#: three whole executions say more than three samples of one.
+ENOUGH_EXECUTIONS = 3
+
+#: One side counts beside the other when it would give back at least this share of what the other would.
+BESIDE_SHARE = 0.2
+
+#: With no rule's finding, time around the job is a verdict of its own only from here on (or over the job's SLO).
+AROUND_SHARE = 0.5
+AROUND_MS = 10_000.0
+
+#: A saving below this share of the whole is not worth a clause in the headline.
+WORTH_SAYING_SHARE = 0.01
+
+
+def reach_verdict(history: JobHistory, findings: Sequence[Finding]) -> Verdict:
+    """The verdict over ranked findings. Findings of severity info, and parts of others, do not make a job sick."""
+    executions = measure.typical(history)
+    if not history.executions:
+        return Verdict(
+            "unknown",
+            f"No execution of {history.job} is recorded in detail: run it under `jobdoctor run`",
+            0.0,
+        )
+    mains = [finding for finding in findings if finding.part_of is None and finding.severity != "info"]
+    if mains:
+        where = _where(mains)
+        lead = next((finding for finding in mains if where in ("both", finding.where)), mains[0])
+        sure = lead.confidence * _trust(executions)
+        return Verdict(where, headline(lead, executions), round(sure, 2))
+
+    number = len(history.executions)
+    if number < ENOUGH_EXECUTIONS or not executions:
+        noun = "execution" if number == 1 else "executions"
+        return Verdict(
+            "unknown",
+            f"Nothing found in {number} {noun}, too few to clear the job: "
+            f"{ENOUGH_EXECUTIONS} are needed, run it more often",
+            0.3,
+        )
+    return _without_findings(history, executions)
+
+
+def _where(mains: Sequence[Finding]) -> VerdictWhere:
+    """Which side the findings are on, weighed by what they would give back."""
+    weight = {"inside": 0.0, "around": 0.0}
+    gravest: dict[str, int] = {}
+    for finding in mains:
+        weight[finding.where] += finding.saving_ms.mid * finding.confidence
+        gravest[finding.where] = min(gravest.get(finding.where, 9), 0 if finding.severity == "critical" else 1)
+    if len(gravest) == 1:
+        return mains[0].where
+    smaller, larger = sorted(weight.values())
+    if gravest["inside"] == gravest["around"] or smaller >= BESIDE_SHARE * larger:
+        return "both"
+    return "inside" if weight["inside"] > weight["around"] else "around"
+
+
+def _trust(executions: Sequence[Execution]) -> float:
+    """How far the recordings carry a verdict: more executions and less unexplained time carry it further."""
+    number = len(executions)
+    by_number = 1.0 if number >= ENOUGH_EXECUTIONS else {0: 0.5, 1: 0.7}.get(number, 0.85)
+    unexplained = measure.share(measure.ledger_ms(executions, "unexplained"), measure.wall_ms(executions))
+    return by_number * (1 - unexplained / 2)
+
+
+def headline(finding: Finding, executions: Sequence[Execution]) -> str:
+    """One sentence to act on: the number and the place, what to do, and what it gives back."""
+    advice = finding.recommendation.text.split(". ")[0].rstrip(".")
+    if advice[:2].strip().isalpha() and not advice[:2].isupper():
+        advice = advice[:1].lower() + advice[1:]
+    sentence = f"{finding.title}: {advice}"
+    whole = measure.wall_ms(executions) if finding.where == "around" else measure.run_ms(executions)
+    saving = finding.saving_ms.mid
+    if saving > 0 and saving >= WORTH_SAYING_SHARE * whole:
+        of = f" of {measure.words_ms(whole)}" if whole > saving else ""
+        sentence += f"; gives back about {measure.words_ms(saving)}{of} an execution"
+    return sentence
+
+
+def _without_findings(history: JobHistory, executions: Sequence[Execution]) -> Verdict:
+    wall = measure.wall_ms(executions)
+    around = measure.ledger_ms(executions, *AROUND_PARTS)
+    part = measure.share(around, wall)
+    too_long = wall > history.slo_ms if history.slo_ms else around >= AROUND_MS
+    if too_long and part >= AROUND_SHARE:
+        largest = max(AROUND_PARTS, key=lambda name: (measure.ledger_ms(executions, name), name))
+        return Verdict(
+            "around",
+            f"{measure.words_share(part)} of the {measure.words_ms(wall)} from enqueue to done is spent "
+            f"around the job, most of it in {largest.replace('_', ' ')}, and no rule names a cause: look at the queue's other jobs",
+            round(0.5 * _trust(executions), 2),
+        )
+    return Verdict(
+        "none",
+        f"Nothing wrong found: {measure.words_ms(measure.run_ms(executions))} a run, "
+        f"{measure.words_ms(measure.mean(e.wait_ns for e in executions) / measure.NS_PER_MS)} in the queue, "
+        f"over {len(executions)} executions",
+        round(0.9 * _trust(executions), 2),
+    )
