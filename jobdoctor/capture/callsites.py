@@ -1,0 +1,161 @@
+"""Which line of the application made a call: the first frame that is neither a library's nor ours.
+
+Application code is what lies outside the standard library, outside site-packages and dist-packages, outside the
+interpreter's script directory and outside jobdoctor itself. Whether a code object is application code is looked up by
+its identity, with the object kept alive: hashing a code object costs five times as much (its hash is not cached).
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import sysconfig
+from types import CodeType, FrameType
+
+#: Application frames kept for each callsite, innermost first.
+STACK_FRAMES = 8
+#: A call deeper below the application than this is described by a library frame.
+DEPTH = 256
+#: Code objects whose kind is remembered; beyond it (code generated without end) only file names are.
+CODES = 20_000
+
+_JOBDOCTOR = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
+_PACKAGES = tuple(f"{os.sep}{name}{os.sep}" for name in ("site-packages", "dist-packages"))
+_COMPREHENSIONS = ("<listcomp>", "<setcomp>", "<dictcomp>", "<genexpr>")
+
+
+def _library_directories() -> tuple[str, ...]:
+    paths = {sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib"), os.path.dirname(os.__file__)}
+    paths |= {os.path.join(prefix, "bin") for prefix in (sys.prefix, sys.base_prefix)}
+    paths.add(os.path.dirname(sys.executable or ""))
+    paths |= {os.path.realpath(path) for path in paths if path}
+    return tuple(path.rstrip(os.sep) + os.sep for path in paths if path and path != os.sep)
+
+
+def _start_directory() -> str:
+    try:
+        return os.getcwd()
+    except OSError:
+        return ""
+
+
+_LIBRARIES = _library_directories()
+_ROOT = _start_directory()
+_files: dict[str, bool] = {}
+_paths: dict[str, str] = {}
+_alive: list[CodeType] = []
+
+#: Identity of a code object to whether it is application code. Read by the recorder's hot path.
+kinds: dict[int, bool] = {}
+
+
+def is_application(filename: str) -> bool:
+    """Whether a source file belongs to the application."""
+    known = _files.get(filename)
+    if known is None:
+        known = not (
+            not filename
+            or filename.startswith(("<", _JOBDOCTOR, *_LIBRARIES))
+            or any(part in filename for part in _PACKAGES)
+        )
+        if len(_files) < CODES:
+            _files[filename] = known
+    return known
+
+
+def classify(code: CodeType) -> bool:
+    """Whether a code object is application code, remembered under its identity."""
+    application = is_application(code.co_filename)
+    if len(_alive) < CODES:
+        _alive.append(code)
+        kinds[id(code)] = application
+    return application
+
+
+def relative(filename: str) -> str:
+    """The file's path relative to the project: the working directory, or the import path that holds it."""
+    known = _paths.get(filename)
+    if known is None:
+        roots = [_ROOT] if len(_ROOT) > 1 else []
+        roots = [root for root in roots if filename.startswith(root + os.sep)] or sorted(
+            (
+                entry.rstrip(os.sep)
+                for entry in sys.path
+                if isinstance(entry, str) and len(entry) > 1 and filename.startswith(entry.rstrip(os.sep) + os.sep)
+            ),
+            key=len,
+            reverse=True,
+        )
+        known = filename[len(roots[0]) + 1 :] if roots else filename
+        if len(_paths) < CODES:
+            _paths[filename] = known
+    return known
+
+
+def function_name(code: CodeType) -> str:
+    """The qualified name of the function, without ``<locals>`` of comprehensions inside it."""
+    name = code.co_qualname
+    while name.rpartition(".")[2] in _COMPREHENSIONS:
+        name = name.rpartition(".")[0].removesuffix(".<locals>")
+        if not name:
+            return "<module>"
+    return name
+
+
+class Site:
+    """A line of code that made calls."""
+
+    __slots__ = ("callsite", "function", "stack")
+
+    def __init__(self, callsite: str, function: str, stack: list[str]) -> None:
+        self.callsite = callsite
+        self.function = function
+        self.stack = stack
+
+
+def _library_name(filename: str) -> str:
+    for part in _PACKAGES:
+        _, found, rest = filename.rpartition(part)
+        if found:
+            return rest
+    for directory in _LIBRARIES:
+        if filename.startswith(directory):
+            return filename[len(directory) :]
+    return relative(filename)
+
+
+def site_of(frame: FrameType | None) -> Site:
+    """The site of a call that ``frame`` (or what it was called by) made. Without any application frame: the outermost
+    library frame that is not the interpreter's own machinery."""
+    stack: list[str] = []
+    callsite = function = ""
+    fallback: FrameType | None = None
+    depth = 0
+    while frame is not None and len(stack) < STACK_FRAMES and depth < DEPTH * 4:
+        code = frame.f_code
+        application = kinds.get(id(code))
+        if application is None:
+            application = classify(code)
+        if application:
+            name = function_name(code)
+            where = f"{relative(code.co_filename)}:{frame.f_lineno}"
+            if not stack:
+                callsite, function = where, name
+            entry = f"{where} {name}"
+            if not stack or stack[-1] != entry:
+                stack.append(entry)
+        elif not code.co_filename.startswith("<") and not code.co_filename.startswith(_JOBDOCTOR):
+            fallback = frame
+        frame = frame.f_back
+        depth += 1
+    if not stack and fallback is not None:
+        code = fallback.f_code
+        function = function_name(code)
+        callsite = f"{_library_name(code.co_filename)}:{fallback.f_lineno}"
+        stack = [f"{callsite} {function}"]
+    return Site(callsite, function, stack)
+
+
+def here(skip: int = 1) -> Site:
+    """The site of the caller; ``skip`` frames of the caller's own are left out."""
+    return site_of(sys._getframe(skip))

@@ -1,0 +1,887 @@
+"""The flight recorder: what the process that runs a job writes, and what survives when that process is killed.
+
+Probes and workers write through ``current``; ``recording`` reads the memory, at any instant and from another process.
+The memory is bounded (``layout.SIZE``, 2 MiB at most touched) for any number of calls: each shape of call from each
+line has one cell that is updated in place, so counts are exact; single spans, notes and callsites are bounded logs.
+
+Cost: ``begin`` and ``end`` together take a few microseconds. ``overhead_ns`` in a recording is an estimate: calls seen
+times the cost of one begin/end pair, which ``calibrate`` measures once in each process on a scratch memory.
+
+An exception that a signal handler raises while the recorder runs (RQ's job timeout is one) belongs to the job: it is
+told apart by where it was raised (``foreign``) and let through. Everything else that fails in here is swallowed.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import struct
+import sys
+import tempfile
+import time
+import uuid
+from collections.abc import Callable
+from contextvars import ContextVar
+from threading import RLock, get_ident
+from typing import Any
+
+from msgspec import msgpack
+
+from jobdoctor.capture import callsites
+from jobdoctor.capture.callsites import Site, classify, kinds, site_of
+from jobdoctor.capture.layout import (
+    C_BATCHED,
+    C_BLOCKED,
+    C_CAPPED,
+    C_CONCURRENT,
+    C_COUNT,
+    C_CPU_FIRST,
+    C_CPU_SAMPLED,
+    C_DISTINCT,
+    C_ERRORS,
+    C_FIRST,
+    C_IDEMPOTENCY,
+    C_IN_TRANSACTION,
+    C_ITEMS,
+    C_LAST,
+    C_MAX,
+    C_MAX_ROWS,
+    C_MIN,
+    C_NEW_CONNECTIONS,
+    C_NO_TIMEOUT,
+    C_RECEIVED,
+    C_ROWS,
+    C_ROWS_KNOWN,
+    C_SENT,
+    C_SHAPE,
+    C_SITE,
+    C_TOTAL,
+    CELL_WORDS,
+    CELLS,
+    CELLS_AT,
+    CHANNEL_INDEX,
+    CHANNELS,
+    CPU_EVERY,
+    DISTINCT_PER_CELL,
+    DISTINCT_TOTAL,
+    FLIGHT_WORDS,
+    FLIGHTS,
+    FLIGHTS_AT,
+    H_CALLS,
+    H_CELLS,
+    H_CHANNELS,
+    H_COST,
+    H_EPOCH,
+    H_GC_BODY,
+    H_GC_COUNT,
+    H_GC_NS,
+    H_MAGIC,
+    H_NOTES,
+    H_NOTES_DROPPED,
+    H_PERF,
+    H_PHASES,
+    H_PID,
+    H_SECRETS,
+    H_SPANS,
+    H_STRINGS,
+    H_SUPPRESSED,
+    H_TALLIES,
+    H_TRUNCATED,
+    H_VERSION,
+    HEADER_BYTES,
+    MAGIC,
+    NOTE_BYTES,
+    NOTES_AT,
+    PHASE_INDEX,
+    PHASE_MARKS,
+    PHASE_WORDS,
+    PHASES,
+    PHASES_AT,
+    RESERVED_CELLS,
+    RESERVED_STRING_BYTES,
+    SECRET_BYTES,
+    SECRETS_AT,
+    SILENT_PHASES,
+    SIZE,
+    SPAN_ERROR,
+    SPAN_IN_TRANSACTION,
+    SPAN_WORDS,
+    SPANS,
+    SPANS_AT,
+    STRING_BYTES,
+    STRINGS_AT,
+    TALLIES,
+    TALLIES_AT,
+    TALLY_ERROR,
+    TALLY_STATUS,
+    TALLY_WORDS,
+    VERSION,
+    WORD,
+)
+
+#: Flags of a call, for ``begin`` and ``end``.
+NO_TIMEOUT = 1
+NEW_CONNECTION = 2
+BATCHED = 4
+IDEMPOTENCY_KEY = 8
+_IN_TRANSACTION = 16
+_CONCURRENT = 32
+_PASSTHROUGH = 64
+_CPU = 128
+
+#: Shapes kept for one execution. Beyond them, and beyond the cells, calls are counted in one cell a channel.
+SHAPES = 4096
+OTHER = "(other)"
+#: Notes of the kinds that can come without end leave this much for the rest.
+_RESERVED_NOTE_BYTES = 32 * 1024
+_NOTE_BYTES_EACH = 8 * 1024
+_NOTES_OF_A_KIND = 512
+_RARE_NOTES = frozenset({"exception", "result", "missing", "probe", "session"})
+_POSITIVE = 0x7FFF_FFFF_FFFF_FFFF
+_OVER_BUDGET = 1  # of the truncated word
+
+_CELL_WORD = CELLS_AT // WORD
+_SPAN_WORD = SPANS_AT // WORD
+_FLIGHT_WORD = FLIGHTS_AT // WORD
+_TALLY_WORD = TALLIES_AT // WORD
+_PHASE_WORD = PHASES_AT // WORD
+
+_pack_flight = struct.Struct("@3q").pack_into
+_pack_span = struct.Struct("@6q").pack_into
+_getframe = sys._getframe
+_thread_time_ns = time.thread_time_ns
+_OWN_DIRECTORY = os.path.dirname(os.path.abspath(__file__)) + os.sep
+
+
+def foreign(error: BaseException) -> bool:
+    """Whether an exception that came out of our own code was raised into it from outside, by a signal handler.
+
+    Such an exception (RQ's job timeout, KeyboardInterrupt) is the job's business and must go on. Its innermost frame
+    is the handler's, never one of the capture code's.
+    """
+    if not isinstance(error, Exception):
+        return True
+    traceback = error.__traceback__
+    if traceback is None:
+        return False
+    while traceback.tb_next is not None:
+        traceback = traceback.tb_next
+    return not traceback.tb_frame.f_code.co_filename.startswith(_OWN_DIRECTORY)
+
+
+class Memory:
+    """Shared memory of one recorder. ``path`` is None when it is anonymous (shared with forked children only);
+    ``fallback`` then says why, if a file was asked for."""
+
+    __slots__ = ("buffer", "fallback", "path")
+
+    def __init__(self, buffer: mmap.mmap, path: str | None, fallback: str = "") -> None:
+        self.buffer = buffer
+        self.path = path
+        self.fallback = fallback
+
+    def close(self) -> None:
+        """Give the memory back and remove its file. Views still held by a recorder keep it mapped until they go."""
+        try:
+            self.buffer.close()
+        except BufferError:
+            pass
+        if self.path is not None:
+            try:
+                os.unlink(self.path)
+            except OSError:
+                pass
+
+
+def memory_path() -> str:
+    """A new path for a memory that a spawned process must find: in /dev/shm where that is, else in the temporary
+    directory."""
+    directory = "/dev/shm" if os.access("/dev/shm", os.W_OK | os.X_OK) else tempfile.gettempdir()  # noqa: S108
+    return os.path.join(directory, f"jobdoctor-{os.getpid()}-{uuid.uuid4().hex}")
+
+
+def open_memory(path: str | None = None) -> Memory:
+    """Memory for a recorder: anonymous and shared with forked children, or a file (mode 0600) when ``path`` is given.
+
+    The file is created when it does not exist, and mapped as it is when it does and has the right size and owner. When
+    the file cannot be used the memory is anonymous and ``fallback`` says why.
+    """
+    if path is None:
+        return Memory(mmap.mmap(-1, SIZE), None)
+    try:
+        flags = os.O_RDWR | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
+        try:
+            descriptor = os.open(path, flags | os.O_CREAT | os.O_EXCL, 0o600)
+            created = True
+        except FileExistsError:
+            descriptor = os.open(path, flags)
+            created = False
+        try:
+            if created:
+                os.ftruncate(descriptor, SIZE)
+            else:
+                status = os.fstat(descriptor)
+                if status.st_size != SIZE or status.st_uid != os.geteuid():
+                    return Memory(mmap.mmap(-1, SIZE), None, f"{path} is not a recorder's file of this user")
+            return Memory(mmap.mmap(descriptor, SIZE), path)
+        finally:
+            os.close(descriptor)
+    except (OSError, ValueError) as error:
+        return Memory(mmap.mmap(-1, SIZE), None, f"no memory at {path}: {error}")
+
+
+class Shape:
+    """An interned shape of call, good for the execution it was made in. Probes may keep it: a recorder that was reset
+    since interns it again by itself."""
+
+    __slots__ = ("cells", "channel", "generation", "identity", "reference", "sites")
+
+    def __init__(self, identity: tuple[str, ...], channel: int, generation: object) -> None:
+        self.identity = identity
+        self.channel = channel
+        self.generation = generation
+        self.reference = 0
+        self.cells: dict[int, Cell] = {}  # by code identity and instruction
+        self.sites: dict[tuple[str, str], Cell] = {}
+
+
+class Cell:
+    """All calls of one shape from one line."""
+
+    __slots__ = ("at", "begun", "channel", "generation", "index", "params", "recorder")
+
+    def __init__(self, recorder: Recorder, index: int, channel: int) -> None:
+        self.recorder = recorder
+        self.generation = recorder.generation
+        self.index = index
+        self.at = _CELL_WORD + index * CELL_WORDS
+        self.channel = channel
+        self.begun = 0
+        self.params: set[int] = set()
+
+    def add(
+        self,
+        rows: int | None = None,
+        sent: int = 0,
+        received: int = 0,
+        items: int = 0,
+        blocked_ns: int = 0,
+    ) -> None:
+        """What became known after a call ended, such as rows fetched. Never raises."""
+        try:
+            if self.generation is not self.recorder.generation:
+                return
+            words = self.recorder.words
+            at = self.at
+            if rows is not None and rows >= 0:
+                words[at + C_ROWS_KNOWN] = 1
+                words[at + C_ROWS] += rows
+                if rows > words[at + C_MAX_ROWS]:
+                    words[at + C_MAX_ROWS] = rows
+            if sent:
+                words[at + C_SENT] += sent
+            if received:
+                words[at + C_RECEIVED] += received
+            if items:
+                words[at + C_ITEMS] += items
+            if blocked_ns > 0:
+                words[at + C_BLOCKED] += blocked_ns
+        except Exception as error:
+            if foreign(error):
+                raise
+
+
+class Call:
+    """One call in progress."""
+
+    __slots__ = ("cell", "cpu", "ended", "flags", "generation", "params", "recorder", "slot", "start", "thread")
+
+    recorder: Recorder
+    cell: Cell
+    start: int
+    cpu: int
+    flags: int
+    slot: int
+    thread: int
+    params: int
+    generation: object
+    ended: bool
+
+    def end(
+        self,
+        error: BaseException | None = None,
+        rows: int | None = None,
+        sent: int = 0,
+        received: int = 0,
+        status: int = 0,
+        items: int = 0,
+        flags: int = 0,
+        blocked_ns: int = 0,
+    ) -> None:
+        """The call is over. ``rows``: fetched or affected, None when not known; ``status``: an HTTP status; ``items``:
+        parameter sets, commands or keys; ``blocked_ns``: of the call, known to be blocked by somebody else. Ending
+        twice does nothing. Never raises."""
+        recorder = self.recorder
+        try:
+            now = recorder.clock()
+            if self.ended:
+                return
+            self.ended = True
+            flags |= self.flags
+            if not flags & _PASSTHROUGH:
+                _inside.set(None)
+            if self.generation is not recorder.generation:
+                return
+            cell = self.cell
+            at = cell.at
+            words = recorder.words
+            duration = now - self.start
+            if duration < 0:
+                duration = 0
+            with recorder.lock:
+                # Attribution of wall time, then the slot, then the cell with its count last.
+                channel = cell.channel
+                flight = recorder.flight
+                words[recorder.channels_at + recorder.top] += now - recorder.last
+                recorder.last = now
+                flight[channel] -= 1
+                recorder.busy -= 1
+                if recorder.busy and not flight[recorder.top]:
+                    recorder.top = next((index for index, count in enumerate(flight) if count), 0)
+                if not flags & _PASSTHROUGH:
+                    recorder.calls_in_flight -= 1
+                slot = self.slot
+                if slot >= 0:
+                    words[_FLIGHT_WORD + slot * FLIGHT_WORDS] = 0
+                    recorder.slots.append(slot)
+                if flags & _CPU:
+                    cpu = _thread_time_ns() - self.cpu
+                    # With another call in flight in between, the thread's CPU is not this call's alone (asyncio).
+                    if not flags & _CONCURRENT and not recorder.calls_in_flight and cpu >= 0:
+                        first = C_CPU_FIRST if cell.begun <= CPU_EVERY else C_CPU_SAMPLED
+                        words[at + first] += cpu if cpu < duration else duration
+                        words[at + first + 1] += 1
+                words[at + C_TOTAL] += duration
+                words[at + C_LAST] = now
+                count = words[at + C_COUNT]
+                if not count:
+                    words[at + C_FIRST] = self.start
+                    words[at + C_MIN] = words[at + C_MAX] = duration
+                elif duration > words[at + C_MAX]:
+                    words[at + C_MAX] = duration
+                elif duration < words[at + C_MIN]:
+                    words[at + C_MIN] = duration
+                if flags & 63:
+                    if flags & _IN_TRANSACTION:
+                        words[at + C_IN_TRANSACTION] += 1
+                    if flags & _CONCURRENT:
+                        words[at + C_CONCURRENT] += 1
+                    if flags & NO_TIMEOUT:
+                        words[at + C_NO_TIMEOUT] += 1
+                    if flags & BATCHED:
+                        words[at + C_BATCHED] += 1
+                    if flags & NEW_CONNECTION:
+                        words[at + C_NEW_CONNECTIONS] += 1
+                    if flags & IDEMPOTENCY_KEY:
+                        words[at + C_IDEMPOTENCY] += 1
+                if rows is not None or sent or received or items or blocked_ns:
+                    cell.add(rows, sent, received, items, blocked_ns if blocked_ns < duration else duration)
+                if error is not None:
+                    words[at + C_ERRORS] += 1
+                    recorder.tally(cell.index, TALLY_ERROR, _type_name(error))
+                if status:
+                    recorder.tally(cell.index, TALLY_STATUS, str(status))
+                words[at + C_COUNT] = count + 1
+                words[H_CALLS] += 1
+                spans = words[H_SPANS]
+                if spans < SPANS:
+                    mark = SPAN_ERROR if error is not None else 0
+                    if flags & _IN_TRANSACTION:
+                        mark |= SPAN_IN_TRANSACTION
+                    _pack_span(
+                        recorder.buffer,
+                        SPANS_AT + spans * (SPAN_WORDS * WORD),
+                        cell.index,
+                        self.start,
+                        duration,
+                        self.thread << 8 | mark,
+                        self.params,
+                        0 if rows is None or rows < 0 else rows + 1,
+                    )
+                    words[H_SPANS] = spans + 1
+        except Exception as failure:
+            if foreign(failure):
+                raise
+
+
+_new_call = Call.__new__
+_inside: ContextVar[Call | None] = ContextVar("jobdoctor_call", default=None)
+
+
+def _type_name(error: BaseException) -> str:
+    kind = type(error)
+    return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+
+
+def _strand() -> int:
+    """The asyncio task, or else the thread, that runs now: what a transaction belongs to."""
+    loops = sys.modules.get("asyncio")
+    if loops is not None and loops._get_running_loop() is not None:
+        task = loops.current_task()
+        if task is not None:
+            return id(task)
+    return get_ident()
+
+
+class Recorder:
+    """Writes one execution at a time into ``buffer`` (see ``open_memory``).
+
+    ``clock`` gives nanoseconds; the default is comparable between processes of one machine (CLOCK_MONOTONIC). A
+    recorder made over memory that holds an execution starts it afresh: read with ``recording``, which needs no recorder.
+    """
+
+    def __init__(self, buffer: mmap.mmap, clock: Callable[[], int] = time.perf_counter_ns) -> None:
+        self.buffer = buffer
+        self.clock = clock
+        self.words = memoryview(buffer).cast("q")
+        self.lock = RLock()
+        self._zero(everything=self.words[H_MAGIC] != MAGIC or self.words[H_VERSION] != VERSION)
+        self._forget()
+
+    # -- life
+
+    def reset(self) -> None:
+        """Make ready for the next execution: every area is zeroed, the secrets too."""
+        with self.lock:
+            self._zero()
+            self._forget()
+
+    def _zero(self, everything: bool = False) -> None:
+        words = self.words
+        view = memoryview(self.buffer)
+        if everything:
+            view[:] = bytes(SIZE)
+            return
+        used = (
+            (SECRETS_AT, words[H_SECRETS]),
+            (CELLS_AT, words[H_CELLS] * CELL_WORDS * WORD),
+            (CELLS_AT + (CELLS - RESERVED_CELLS) * CELL_WORDS * WORD, RESERVED_CELLS * CELL_WORDS * WORD),
+            (SPANS_AT, words[H_SPANS] * SPAN_WORDS * WORD),
+            (STRINGS_AT, words[H_STRINGS]),
+            (NOTES_AT, words[H_NOTES]),
+            (TALLIES_AT, words[H_TALLIES] * TALLY_WORDS * WORD),
+            (PHASES_AT, words[H_PHASES] * PHASE_WORDS * WORD),
+            (FLIGHTS_AT, FLIGHTS * FLIGHT_WORDS * WORD),
+        )
+        view[:HEADER_BYTES] = bytes(HEADER_BYTES)
+        for start, length in used:
+            length = min(max(0, length), SIZE - start)
+            # One word more: a process that was killed may have written it without publishing it.
+            length = min(length + SPAN_WORDS * WORD, SIZE - start)
+            view[start : start + length] = bytes(length)
+
+    def _forget(self) -> None:
+        self.generation = object()
+        self._shapes: dict[tuple[str, ...], Shape] = {}
+        self._cells = 0
+        self._strings: dict[str, int] = {}
+        self._others: dict[int, Cell] = {}
+        self._tallies: dict[tuple[int, int, str], int] = {}
+        self._notes_of: dict[str, int] = {}
+        self._distinct = 0
+        self._open: dict[int, set[int]] = {}
+        self._threads: dict[int, int] = {}
+        self.flight = [0] * len(CHANNELS)
+        self.busy = 0
+        self.calls_in_flight = 0
+        self.top = 0
+        self.last = 0
+        self.slots = list(range(FLIGHTS - 1, -1, -1))
+        self.phase = 0
+        self.channels_at = H_CHANNELS
+        self._silent = False
+        words = self.words
+        words[H_STRINGS] = 1  # so that a reference of 0 means none
+        words[H_EPOCH] = time.time_ns()
+        words[H_PERF] = self.clock()
+        words[H_COST] = _cost_ns
+        words[H_VERSION] = VERSION
+        words[H_MAGIC] = MAGIC
+
+    def release(self) -> None:
+        """Let go of the buffer, so that it can be closed. The recorder is of no use afterwards."""
+        self.words.release()
+
+    def _began(self) -> None:
+        self.words[H_PID] = os.getpid()
+        self._threads = {get_ident(): 0}
+        _inside.set(None)
+
+    # -- strings and cells
+
+    def _string(self, text: str, reserve: int = RESERVED_STRING_BYTES) -> int:
+        """A reference (offset and length in one word) to the text, 0 when there is no room."""
+        known = self._strings.get(text)
+        if known is not None:
+            return known
+        data = text.encode("utf-8", "replace")
+        used = self.words[H_STRINGS]
+        if used + len(data) > STRING_BYTES - reserve:
+            self.words[H_TRUNCATED] |= _OVER_BUDGET
+            return 0
+        start = STRINGS_AT + used
+        self.buffer[start : start + len(data)] = data
+        self.words[H_STRINGS] = used + len(data)
+        reference = used << 20 | len(data)
+        self._strings[text] = reference
+        return reference
+
+    def shape(
+        self,
+        channel: str,
+        operation: str,
+        fingerprint: str,
+        *,
+        target: str = "",
+        library: str = "",
+        effect: str = "unknown",
+        relationship: str = "",
+    ) -> Shape:
+        """The interned shape of a call. Beyond ``SHAPES`` shapes: the overflow shape of the channel, "(other)"."""
+        identity = (channel, operation, fingerprint, target, library, effect, relationship)
+        shape = self._shapes.get(identity)
+        return shape if shape is not None else self._intern(identity)
+
+    def _intern(self, identity: tuple[str, ...]) -> Shape:
+        with self.lock:
+            shape = self._shapes.get(identity)
+            if shape is None:
+                if len(self._shapes) >= SHAPES and identity[2] != OTHER:
+                    self.words[H_TRUNCATED] |= _OVER_BUDGET
+                    return self._intern((identity[0], OTHER, OTHER, "", "", "unknown", ""))
+                shape = Shape(identity, CHANNEL_INDEX[identity[0]], self.generation)
+                self._shapes[identity] = shape
+            return shape
+
+    def _find_cell(self, shape: Shape, key: int, frame: Any) -> Cell:
+        """The cell of a call seen for the first time from this instruction."""
+        with self.lock:
+            site = site_of(frame)
+            place = (site.callsite, site.function)
+            cell = shape.sites.get(place)
+            if cell is None:
+                cell = self._new_cell(shape, site)
+                shape.sites[place] = cell
+            if len(shape.cells) < CELLS and (key == 0 or id(frame.f_code) in kinds):
+                shape.cells[key] = cell
+            return cell
+
+    def _new_cell(self, shape: Shape, site: Site) -> Cell:
+        words = self.words
+        if self._cells < CELLS - RESERVED_CELLS and shape.identity[2] != OTHER:
+            if not shape.reference:
+                shape.reference = self._string("\0".join(shape.identity))
+            where = self._string("\n".join([site.callsite, site.function, *site.stack]))
+            if shape.reference and where:
+                cell = Cell(self, self._cells, shape.channel)
+                words[cell.at + C_SITE] = where
+                words[cell.at + C_SHAPE] = shape.reference
+                self._cells += 1
+                words[H_CELLS] = self._cells
+                return cell
+        words[H_TRUNCATED] |= _OVER_BUDGET
+        other = self._others.get(shape.channel)
+        if other is None:
+            other = Cell(self, CELLS - RESERVED_CELLS + shape.channel, shape.channel)
+            identity = "\0".join((CHANNELS[shape.channel], OTHER, OTHER, "", "", "unknown", ""))
+            words[other.at + C_SHAPE] = self._string(identity, reserve=0)
+            self._others[shape.channel] = other
+        return other
+
+    def tally(self, cell: int, kind: int, key: str) -> None:
+        """Count a keyed fact of a cell (an error's type, a status). Called with the lock held."""
+        words = self.words
+        entry = (cell, kind, key)
+        at = self._tallies.get(entry)
+        if at is None:
+            used = words[H_TALLIES]
+            reference = self._string(key) if used < TALLIES else 0
+            if not reference:
+                words[H_TRUNCATED] |= _OVER_BUDGET
+                return
+            at = _TALLY_WORD + used * TALLY_WORDS
+            words[at] = cell << 1 | kind
+            words[at + 1] = reference
+            words[H_TALLIES] = used + 1
+            self._tallies[entry] = at
+        words[at + 2] += 1
+
+    # -- calls
+
+    def begin(self, shape: Shape, *, params: int = 0, flags: int = 0, passthrough: bool = False) -> Call | None:
+        """A call begins now. None: it is not to be recorded (it runs inside another recorded call of this thread or
+        task, which is counted instead, or in one of RQ's own phases); the probe just calls the original.
+
+        ``params``: any hash of the parameters, 0 for none. ``passthrough``: calls inside this one are recorded too, and
+        where the wall time goes is decided by the channels' priority.
+        """
+        try:
+            outer = _inside.get()
+            if outer is not None and not outer.ended and outer.recorder is self:
+                return None
+            if self._silent:
+                return None
+            if shape.generation is not self.generation:
+                shape = self._intern(shape.identity)
+            # The first application frame.
+            frame: Any = _getframe(1)
+            key = 0
+            while frame is not None:
+                code = frame.f_code
+                application = kinds.get(id(code))
+                if application is None:
+                    application = classify(code)
+                if application:
+                    key = frame.f_lasti << 48 | id(code)
+                    break
+                frame = frame.f_back
+            cell = shape.cells.get(key)
+            if cell is None:
+                cell = self._find_cell(shape, key, frame if frame is not None else _getframe(1))
+            call = _new_call(Call)
+            call.recorder = self
+            call.generation = self.generation
+            call.cell = cell
+            call.ended = False
+            call.params = params = params & _POSITIVE
+            ident = get_ident()
+            thread = self._threads.get(ident)
+            call.thread = thread if thread is not None else self._number(ident)
+            if passthrough:
+                flags |= _PASSTHROUGH
+            if self._open and self._open.get(_strand()):
+                flags |= _IN_TRANSACTION
+            with self.lock:
+                if params and params not in cell.params:
+                    self._count_distinct(cell, params)
+                if self.calls_in_flight:
+                    flags |= _CONCURRENT
+                cell.begun = begun = cell.begun + 1
+                if begun <= CPU_EVERY or not begun % CPU_EVERY:
+                    flags |= _CPU
+                call.flags = flags
+                slots = self.slots
+                slot = slots.pop() if slots else -1
+                call.slot = slot
+                now = self.clock()
+                channel = cell.channel
+                if self.busy:
+                    self.words[self.channels_at + self.top] += now - self.last
+                    if channel < self.top:
+                        self.top = channel
+                else:
+                    self.top = channel
+                self.busy += 1
+                self.flight[channel] += 1
+                self.last = now
+                if not passthrough:
+                    self.calls_in_flight += 1
+                    _inside.set(call)
+                call.start = now
+                if slot >= 0:
+                    at = FLIGHTS_AT + slot * (FLIGHT_WORDS * WORD)
+                    _pack_flight(self.buffer, at + WORD, now, call.thread, params)
+                    self.words[at >> 3] = cell.index + 1
+            if flags & _CPU:
+                call.cpu = _thread_time_ns()
+            return call
+        except Exception as error:
+            _inside.set(None)
+            if foreign(error):
+                raise
+            return None
+
+    def _number(self, ident: int) -> int:
+        with self.lock:
+            return self._threads.setdefault(ident, min(len(self._threads), 4095))
+
+    def _count_distinct(self, cell: Cell, params: int) -> None:
+        words = self.words
+        if len(cell.params) >= DISTINCT_PER_CELL or self._distinct >= DISTINCT_TOTAL:
+            words[cell.at + C_CAPPED] = 1
+            return
+        cell.params.add(params)
+        self._distinct += 1
+        words[cell.at + C_DISTINCT] += 1
+
+    def transaction(self, connection_key: int, open: bool) -> None:  # noqa: A002
+        """A database transaction of this thread (or asyncio task) begins or ends on a connection."""
+        try:
+            strand = _strand()
+            with self.lock:
+                if open:
+                    if len(self._open) < 4096:
+                        self._open.setdefault(strand, set()).add(connection_key)
+                    return
+                # It may end in another task or thread than the one it began in (a pool's reset on return).
+                for owner in (strand, *self._open):
+                    connections = self._open.get(owner)
+                    if connections and connection_key in connections:
+                        connections.discard(connection_key)
+                        if not connections:
+                            del self._open[owner]
+                        return
+        except Exception as error:
+            if foreign(error):
+                raise
+
+    # -- phases, notes, secrets
+
+    def mark(self, name: str) -> None:
+        """A phase begins, one of ``layout.PHASES``; "end" closes the last one. Calls made in "setup", "persist" and
+        after "end" are RQ's own and are not recorded."""
+        try:
+            index = PHASE_INDEX[name]
+            with self.lock:
+                now = self.clock()
+                words = self.words
+                if self.busy:
+                    words[self.channels_at + self.top] += now - self.last
+                    self.last = now
+                self.phase = index
+                self._silent = index in SILENT_PHASES
+                self.channels_at = H_CHANNELS + index * len(CHANNELS)
+                used = words[H_PHASES]
+                if used < PHASE_MARKS:
+                    at = _PHASE_WORD + used * PHASE_WORDS
+                    words[at] = index
+                    words[at + 1] = now
+                    words[H_PHASES] = used + 1
+                else:
+                    words[H_TRUNCATED] |= _OVER_BUDGET
+            _inside.set(None)
+        except Exception as error:
+            if foreign(error):
+                raise
+
+    def note(self, kind: str, **facts: Any) -> None:
+        """A rare fact, JSON-like. Bounded: beyond the room for its kind it is counted as dropped."""
+        try:
+            data = msgpack.encode([kind, facts])
+            with self.lock:
+                words = self.words
+                used = words[H_NOTES]
+                rare = kind in _RARE_NOTES
+                seen = self._notes_of.get(kind, 0)
+                room = NOTE_BYTES if rare else NOTE_BYTES - _RESERVED_NOTE_BYTES
+                if len(data) > _NOTE_BYTES_EACH or used + 4 + len(data) > room or seen >= _NOTES_OF_A_KIND:
+                    words[H_NOTES_DROPPED] += 1
+                    words[H_TRUNCATED] |= _OVER_BUDGET
+                    return
+                self._notes_of[kind] = seen + 1
+                start = NOTES_AT + used
+                self.buffer[start : start + 4 + len(data)] = len(data).to_bytes(4, "little") + data
+                words[H_NOTES] = used + 4 + len(data)
+        except Exception as error:
+            if foreign(error):
+                raise
+
+    def secret(self, backend: str, conninfo: str) -> None:
+        """Connection parameters of a database session, for the lock observer in the parent: kept in memory only, apart
+        from the notes, zeroed by ``reset``."""
+        try:
+            data = msgpack.encode([backend, conninfo])
+            with self.lock:
+                used = self.words[H_SECRETS]
+                if used + 4 + len(data) > SECRET_BYTES:
+                    return
+                start = SECRETS_AT + used
+                self.buffer[start : start + 4 + len(data)] = len(data).to_bytes(4, "little") + data
+                self.words[H_SECRETS] = used + 4 + len(data)
+        except Exception as error:
+            if foreign(error):
+                raise
+
+    def gc_pause(self, ns: int) -> None:
+        """A garbage collection took ``ns``."""
+        words = self.words
+        words[H_GC_NS] += ns
+        words[H_GC_COUNT] += 1
+        if self.phase in (0, PHASE_INDEX["body"]):
+            words[H_GC_BODY] += ns
+
+    def suppressed(self) -> None:
+        """A call was seen and deliberately not recorded (a nested recording, for instance)."""
+        self.words[H_SUPPRESSED] += 1
+
+
+#: The recorder of the execution that runs in this process; None when there is none, and probes pass straight through.
+current: Recorder | None = None
+
+
+def start(recorder: Recorder) -> bool:
+    """Record into ``recorder`` from now on. False, and nothing changes, when an execution is being recorded already."""
+    global current
+    if current is not None and current is not recorder:
+        current.suppressed()
+        return False
+    recorder._began()
+    current = recorder
+    return True
+
+
+def stop() -> None:
+    """Record nothing from now on."""
+    global current
+    current = None
+
+
+def _forget_in_child() -> None:
+    # A process that the job forks must not write into the job's recording.
+    global current
+    current = None
+
+
+os.register_at_fork(after_in_child=_forget_in_child)
+
+_cost_ns = 0
+
+
+def calibrate(pairs: int = 100) -> int:
+    """Cost of one begin/end pair in this process, ns: the median over batches, measured once (under a millisecond)."""
+    global _cost_ns
+    if not _cost_ns:
+        scratch = Recorder(mmap.mmap(-1, SIZE))
+        shape = scratch.shape("sleep", "calibrate", "calibrate")
+        batches = []
+        for _ in range(5):
+            began = time.perf_counter_ns()
+            for _ in range(pairs // 5):
+                call = scratch.begin(shape, params=1)
+                if call is not None:
+                    call.end()
+            batches.append((time.perf_counter_ns() - began) // max(1, pairs // 5))
+        _cost_ns = max(1, sorted(batches)[2])
+    return _cost_ns
+
+
+__all__ = [
+    "BATCHED",
+    "IDEMPOTENCY_KEY",
+    "NEW_CONNECTION",
+    "NO_TIMEOUT",
+    "PHASES",
+    "Call",
+    "Cell",
+    "Memory",
+    "Recorder",
+    "Shape",
+    "calibrate",
+    "callsites",
+    "current",
+    "foreign",
+    "memory_path",
+    "open_memory",
+    "start",
+    "stop",
+]

@@ -1,0 +1,435 @@
+"""Reads what a recorder wrote: at any instant, from any process, also after the writer was killed.
+
+Positions are nanoseconds of the performance counter (``clock`` pairs them with the epoch); ``assemble`` makes them
+relative to the execution. A cell that was never counted, a note that was never published, is not there.
+"""
+
+from __future__ import annotations
+
+import mmap
+import struct
+from typing import Any, cast
+
+from msgspec import Struct, field, msgpack
+
+from jobdoctor.capture.layout import (
+    C_BATCHED,
+    C_BLOCKED,
+    C_CAPPED,
+    C_CONCURRENT,
+    C_COUNT,
+    C_CPU_FIRST,
+    C_CPU_FIRST_N,
+    C_CPU_SAMPLED,
+    C_CPU_SAMPLED_N,
+    C_DISTINCT,
+    C_ERRORS,
+    C_FIRST,
+    C_IDEMPOTENCY,
+    C_IN_TRANSACTION,
+    C_ITEMS,
+    C_LAST,
+    C_MAX,
+    C_MAX_ROWS,
+    C_MIN,
+    C_NEW_CONNECTIONS,
+    C_NO_TIMEOUT,
+    C_RECEIVED,
+    C_ROWS,
+    C_ROWS_KNOWN,
+    C_SENT,
+    C_SHAPE,
+    C_SITE,
+    C_TOTAL,
+    CELL_WORDS,
+    CELLS,
+    CELLS_AT,
+    CHANNELS,
+    FLIGHT_WORDS,
+    FLIGHTS,
+    FLIGHTS_AT,
+    H_CALLS,
+    H_CELLS,
+    H_CHANNELS,
+    H_COST,
+    H_EPOCH,
+    H_GC_BODY,
+    H_GC_COUNT,
+    H_GC_NS,
+    H_MAGIC,
+    H_NOTES,
+    H_NOTES_DROPPED,
+    H_PERF,
+    H_PHASES,
+    H_PID,
+    H_SECRETS,
+    H_SPANS,
+    H_STRINGS,
+    H_SUPPRESSED,
+    H_TALLIES,
+    H_TRUNCATED,
+    MAGIC,
+    NOTE_BYTES,
+    NOTES_AT,
+    PHASE_MARKS,
+    PHASE_WORDS,
+    PHASES,
+    PHASES_AT,
+    RESERVED_CELLS,
+    SECRET_BYTES,
+    SECRETS_AT,
+    SPAN_ERROR,
+    SPAN_IN_TRANSACTION,
+    SPAN_WORDS,
+    SPANS,
+    SPANS_AT,
+    STRING_BYTES,
+    STRINGS_AT,
+    TALLIES,
+    TALLIES_AT,
+    TALLY_ERROR,
+    TALLY_WORDS,
+    WORD,
+)
+from jobdoctor.model import Channel, Effect, Phase, Span, SpanGroup
+
+_EFFECTS = frozenset({"read", "write", "transaction", "lock", "none", "unknown"})
+
+
+class Note(Struct, frozen=True):
+    """A rare fact: see ``Recorder.note``."""
+
+    kind: str
+    facts: dict[str, Any]
+
+
+class InFlight(Struct, frozen=True):
+    """A call that has begun and not ended. ``start_ns`` is of the performance counter."""
+
+    channel: str
+    operation: str
+    fingerprint: str
+    target: str
+    start_ns: int
+    thread: int
+
+
+class Recording(Struct, frozen=True):
+    """One execution, as its own process saw it."""
+
+    #: (epoch ns, performance counter ns) of one instant.
+    clock: tuple[int, int]
+    pid: int
+    groups: list[SpanGroup]
+    spans: list[Span]
+    spans_dropped: int
+    #: The call that was running when the recording ended, and its index in ``groups``.
+    in_flight: Span | None
+    in_flight_group: SpanGroup | None
+    #: The last one may be open: its ``end_ns`` is 0.
+    phases: list[Phase]
+    notes: list[Note]
+    #: Wall time of the body (and of recordings without phases) by channel, disjoint: never more than the wall time.
+    channel_ns: dict[str, int]
+    #: Client-side CPU within calls, by channel, estimated.
+    channel_cpu_ns: dict[str, int]
+    #: The same wall time by channel, for each phase.
+    phase_channel_ns: dict[str, dict[str, int]]
+    gc_ns: int
+    gc_count: int
+    #: Of ``gc_ns``: while the body ran.
+    gc_body_ns: int
+    calls: int
+    overhead_ns: int
+    truncated: bool
+    notes_dropped: int = 0
+    suppressed: int = 0
+    #: The latest instant that the recording knows of.
+    last_ns: int = 0
+    by_kind: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+
+    def facts(self, kind: str) -> list[dict[str, Any]]:
+        """The notes of one kind, in order."""
+        return self.by_kind.get(kind, [])
+
+
+class _View:
+    """The memory's words and texts."""
+
+    def __init__(self, buffer: mmap.mmap | bytes | bytearray | memoryview) -> None:
+        self.bytes = memoryview(buffer)
+        self.words = self.bytes.cast("B").cast("q")
+        self.texts: dict[int, str] = {}
+
+    def text(self, reference: int) -> str:
+        known = self.texts.get(reference)
+        if known is None:
+            start, length = reference >> 20, reference & 0xFFFFF
+            if not 0 < start <= STRING_BYTES or start + length > STRING_BYTES:
+                return ""
+            known = bytes(self.bytes[STRINGS_AT + start : STRINGS_AT + start + length]).decode("utf-8", "replace")
+            self.texts[reference] = known
+        return known
+
+    def shape(self, reference: int) -> list[str]:
+        parts = self.text(reference).split("\0")
+        return parts if len(parts) == 7 and parts[0] in CHANNELS else ["", "", "", "", "", "", ""]
+
+    def log(self, start: int, used: int, limit: int) -> list[Any]:
+        entries: list[Any] = []
+        position, end = start, start + min(max(0, used), limit)
+        while position + 4 <= end:
+            length = int.from_bytes(self.bytes[position : position + 4], "little")
+            position += 4
+            if length == 0 or position + length > end:
+                break
+            try:
+                entries.append(msgpack.decode(bytes(self.bytes[position : position + length])))
+            except ValueError:
+                break
+            position += length
+        return entries
+
+    def release(self) -> None:
+        self.words.release()
+        self.bytes.release()
+
+
+def _cpu_ns(words: memoryview, at: int, count: int) -> int:
+    """The first calls' CPU was measured each, of later ones a sample: their mean stands for all of them."""
+    first, first_n = words[at + C_CPU_FIRST], words[at + C_CPU_FIRST_N]
+    sampled, sampled_n = words[at + C_CPU_SAMPLED], words[at + C_CPU_SAMPLED_N]
+    rest = max(0, count - first_n)
+    if rest and sampled_n:
+        first += sampled * rest // sampled_n
+    elif rest and first_n:
+        first += first * rest // first_n
+    return int(min(max(0, first), words[at + C_TOTAL]))
+
+
+def _group(view: _View, at: int, tallies: dict[str, dict[str, int]]) -> SpanGroup:
+    words = view.words
+    channel, operation, fingerprint, target, library, effect, relationship = view.shape(words[at + C_SHAPE])
+    site = view.text(words[at + C_SITE]).split("\n")
+    count = words[at + C_COUNT]
+    return SpanGroup(
+        channel=cast("Channel", channel),
+        operation=operation,
+        fingerprint=fingerprint,
+        target=target,
+        library=library,
+        effect=cast("Effect", effect if effect in _EFFECTS else "unknown"),
+        callsite=site[0],
+        function=site[1] if len(site) > 1 else "",
+        stack=site[2:],
+        relationship=relationship,
+        count=count,
+        total_ns=words[at + C_TOTAL] if count else 0,
+        min_ns=words[at + C_MIN],
+        max_ns=words[at + C_MAX],
+        cpu_ns=_cpu_ns(words, at, count),
+        first_start_ns=words[at + C_FIRST],
+        last_end_ns=words[at + C_LAST],
+        errors=words[at + C_ERRORS],
+        error_types=tallies.get("errors", {}),
+        distinct=words[at + C_DISTINCT],
+        distinct_capped=bool(words[at + C_CAPPED]),
+        rows=words[at + C_ROWS] if words[at + C_ROWS_KNOWN] else None,
+        max_rows=words[at + C_MAX_ROWS] if words[at + C_ROWS_KNOWN] else None,
+        sent_bytes=words[at + C_SENT],
+        received_bytes=words[at + C_RECEIVED],
+        batched=words[at + C_BATCHED],
+        items=words[at + C_ITEMS],
+        in_transaction=words[at + C_IN_TRANSACTION],
+        concurrent=words[at + C_CONCURRENT],
+        no_timeout=words[at + C_NO_TIMEOUT],
+        new_connections=words[at + C_NEW_CONNECTIONS],
+        statuses=tallies.get("statuses", {}),
+        idempotency_keys=words[at + C_IDEMPOTENCY],
+        blocked_ns=words[at + C_BLOCKED],
+    )
+
+
+def _flights(words: memoryview) -> list[tuple[int, int, int, int]]:
+    """(cell, start, thread, params) of the calls in flight, the one that matters most first: the job's own thread
+    before others, then the call that began last (the innermost)."""
+    found = []
+    for slot in range(FLIGHTS):
+        at = FLIGHTS_AT // WORD + slot * FLIGHT_WORDS
+        cell = words[at] - 1
+        if 0 <= cell < CELLS:
+            found.append((cell, words[at + 1], words[at + 2], words[at + 3]))
+    found.sort(key=lambda flight: (flight[2] != 0, -flight[1]))
+    return found
+
+
+def _phases(words: memoryview) -> list[Phase]:
+    marks = []
+    for number in range(min(words[H_PHASES], PHASE_MARKS)):
+        at = PHASES_AT // WORD + number * PHASE_WORDS
+        index = words[at]
+        if 0 <= index < len(PHASES):
+            marks.append((PHASES[index], words[at + 1]))
+    phases = []
+    for number, (name, start) in enumerate(marks):
+        if name not in ("", "end"):
+            phases.append(Phase(name, start, marks[number + 1][1] if number + 1 < len(marks) else 0))
+    return phases
+
+
+def _channels(words: memoryview) -> dict[str, dict[str, int]]:
+    found: dict[str, dict[str, int]] = {}
+    for index, phase in enumerate(PHASES):
+        at = H_CHANNELS + index * len(CHANNELS)
+        spent = {channel: words[at + number] for number, channel in enumerate(CHANNELS) if words[at + number] > 0}
+        if spent:
+            found[phase] = spent
+    return found
+
+
+_span_words = struct.Struct(f"@{SPAN_WORDS}q")
+
+
+def read(buffer: mmap.mmap | bytes | bytearray | memoryview) -> Recording:
+    """All that the recorder wrote. Memory that no recorder ever wrote gives an empty recording."""
+    view = _View(buffer)
+    try:
+        return _read(view)
+    finally:
+        view.release()
+
+
+def _read(view: _View) -> Recording:
+    words = view.words
+    if words[H_MAGIC] != MAGIC:
+        return Recording((0, 0), 0, [], [], 0, None, None, [], [], {}, {}, {}, 0, 0, 0, 0, 0, False)
+    # Lengths first: what is published later belongs to the next read.
+    cells, spans_used, strings = words[H_CELLS], min(words[H_SPANS], SPANS), words[H_STRINGS]
+    calls = words[H_CALLS]
+    tallies: dict[int, dict[str, dict[str, int]]] = {}
+    for number in range(min(words[H_TALLIES], TALLIES)):
+        at = TALLIES_AT // WORD + number * TALLY_WORDS
+        key, count = view.text(words[at + 1]), words[at + 2]
+        if key and count:
+            kind = "errors" if words[at] & 1 == TALLY_ERROR else "statuses"
+            tallies.setdefault(words[at] >> 1, {}).setdefault(kind, {})[key] = count
+    groups: list[SpanGroup] = []
+    indexes: dict[int, int] = {}
+    last_ns = words[H_PERF]
+    if strings:
+        for cell in (*range(min(cells, CELLS - RESERVED_CELLS)), *range(CELLS - RESERVED_CELLS, CELLS)):
+            at = CELLS_AT // WORD + cell * CELL_WORDS
+            if words[at + C_COUNT] > 0 and words[at + C_SHAPE]:
+                group = _group(view, at, tallies.get(cell, {}))
+                if group.channel:
+                    indexes[cell] = len(groups)
+                    groups.append(group)
+                    last_ns = max(last_ns, group.last_end_ns)
+    spans = []
+    for number in range(spans_used):
+        cell, start, duration, mark, params, rows = _span_words.unpack_from(
+            view.bytes, SPANS_AT + number * SPAN_WORDS * WORD
+        )
+        index = indexes.get(cell)
+        if index is not None:
+            spans.append(
+                Span(
+                    group=index,
+                    start_ns=start,
+                    duration_ns=duration,
+                    thread=mark >> 8,
+                    params=params,
+                    error=bool(mark & SPAN_ERROR),
+                    rows=rows - 1 if rows else None,
+                    in_transaction=bool(mark & SPAN_IN_TRANSACTION),
+                )
+            )
+    in_flight: Span | None = None
+    in_flight_group: SpanGroup | None = None
+    flights = _flights(words)
+    for cell, start, thread, params in flights:
+        last_ns = max(last_ns, start)
+        if in_flight is None:
+            at = CELLS_AT // WORD + cell * CELL_WORDS
+            index = indexes.get(cell)
+            group = groups[index] if index is not None else _group(view, at, {})
+            if group.channel:
+                if index is None:
+                    # Begun and never ended: a group of no calls, so that the span has one to point at.
+                    index = len(groups)
+                    groups.append(group)
+                in_flight = Span(group=index, start_ns=start, duration_ns=0, thread=thread, params=params)
+                in_flight_group = group
+    phases = _phases(words)
+    for phase in phases:
+        last_ns = max(last_ns, phase.start_ns, phase.end_ns)
+    notes = [
+        Note(entry[0], entry[1])
+        for entry in view.log(NOTES_AT, words[H_NOTES], NOTE_BYTES)
+        if isinstance(entry, list) and len(entry) == 2
+    ]
+    by_kind: dict[str, list[dict[str, Any]]] = {}
+    for note in notes:
+        by_kind.setdefault(note.kind, []).append(note.facts)
+    phase_channel_ns = _channels(words)
+    channel_ns: dict[str, int] = {}
+    for name in ("", "body"):
+        for channel, ns in phase_channel_ns.get(name, {}).items():
+            channel_ns[channel] = channel_ns.get(channel, 0) + ns
+    channel_cpu_ns: dict[str, int] = {}
+    for group in groups:
+        if group.cpu_ns:
+            channel_cpu_ns[group.channel] = channel_cpu_ns.get(group.channel, 0) + group.cpu_ns
+    return Recording(
+        clock=(words[H_EPOCH], words[H_PERF]),
+        pid=words[H_PID],
+        groups=groups,
+        spans=spans,
+        spans_dropped=max(0, calls - spans_used),
+        in_flight=in_flight,
+        in_flight_group=in_flight_group,
+        phases=phases,
+        notes=notes,
+        channel_ns=channel_ns,
+        channel_cpu_ns=channel_cpu_ns,
+        phase_channel_ns=phase_channel_ns,
+        gc_ns=words[H_GC_NS],
+        gc_count=words[H_GC_COUNT],
+        gc_body_ns=words[H_GC_BODY],
+        calls=calls,
+        overhead_ns=calls * words[H_COST],
+        truncated=bool(words[H_TRUNCATED]),
+        notes_dropped=words[H_NOTES_DROPPED],
+        suppressed=words[H_SUPPRESSED],
+        last_ns=last_ns,
+        by_kind=by_kind,
+    )
+
+
+def in_flight(buffer: mmap.mmap | bytes | bytearray | memoryview) -> InFlight | None:
+    """The call that runs now (the innermost one of the job's own thread first), or None. Cheap: for the parent, while
+    the horse runs."""
+    view = _View(buffer)
+    try:
+        words = view.words
+        if words[H_MAGIC] != MAGIC:
+            return None
+        for cell, start, thread, _ in _flights(words):
+            channel, operation, fingerprint, target, *_ = view.shape(
+                words[CELLS_AT // WORD + cell * CELL_WORDS + C_SHAPE]
+            )
+            if channel:
+                return InFlight(channel, operation, fingerprint, target, start, thread)
+        return None
+    finally:
+        view.release()
+
+
+def secrets(buffer: mmap.mmap | bytes | bytearray | memoryview) -> list[tuple[str, str]]:
+    """(backend, connection parameters) of the database sessions of this execution. Never to be stored or sent."""
+    view = _View(buffer)
+    try:
+        entries = view.log(SECRETS_AT, view.words[H_SECRETS], SECRET_BYTES)
+        return [(entry[0], entry[1]) for entry in entries if isinstance(entry, list) and len(entry) == 2]
+    finally:
+        view.release()
