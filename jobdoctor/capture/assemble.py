@@ -52,8 +52,8 @@ class ExecutionFacts(Struct):
 
 class Observation(Struct):
     """What the parent saw. Instants are nanoseconds of the performance counter (``time.perf_counter_ns``), as in the
-    recording; 0 means not seen. For a SimpleWorker there is no fork: leave ``forked_ns`` and ``horse_pid`` 0, and give the
-    CPU in ``own_cpu_ns``."""
+    recording; 0 means not seen. For a SimpleWorker there is no fork: leave ``forked_ns`` and ``horse_pid`` 0, and give
+    the CPU in ``own_cpu_ns``."""
 
     epoch_ns: int  # one instant on both clocks: time.time_ns()
     perf_ns: int  # and time.perf_counter_ns()

@@ -8,7 +8,7 @@ Cost: ``begin`` and ``end`` together take a few microseconds. ``overhead_ns`` in
 times the cost of one begin/end pair, which ``calibrate`` measures once in each process on a scratch memory.
 
 An exception that a signal handler raises while the recorder runs (RQ's job timeout is one) belongs to the job: it is
-told apart by where it was raised (``foreign``) and let through. Everything else that fails in here is swallowed.
+told apart (``foreign``) and let through. Everything else that fails in here is swallowed.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ import uuid
 from collections.abc import Callable
 from contextvars import ContextVar
 from threading import RLock, get_ident
+from types import FrameType
 from typing import Any
 
 from msgspec import msgpack
@@ -150,23 +151,26 @@ _pack_flight = struct.Struct("@3q").pack_into
 _pack_span = struct.Struct("@6q").pack_into
 _getframe = sys._getframe
 _thread_time_ns = time.thread_time_ns
-_OWN_DIRECTORY = os.path.dirname(os.path.abspath(__file__)) + os.sep
 
 
 def foreign(error: BaseException) -> bool:
-    """Whether an exception that came out of our own code was raised into it from outside, by a signal handler.
+    """Whether an exception that came out of our own code was raised into it from outside: by a signal handler, or into
+    this thread by RQ's timer.
 
-    Such an exception (RQ's job timeout, KeyboardInterrupt) is the job's business and must go on. Its innermost frame
-    is the handler's, never one of the capture code's.
+    Such an exception (RQ's job timeout, KeyboardInterrupt) is the job's business and must go on. A handler's frame, which
+    takes a signal number and a frame, stands in the traceback; the timer's leaves no frame, but its type is RQ's.
     """
-    if not isinstance(error, Exception):
+    if not isinstance(error, Exception) or any(kind.__module__ == "rq.timeouts" for kind in type(error).__mro__):
         return True
     traceback = error.__traceback__
-    if traceback is None:
-        return False
-    while traceback.tb_next is not None:
+    while traceback is not None:
+        frame = traceback.tb_frame
+        code = frame.f_code
+        values = [frame.f_locals.get(name) for name in code.co_varnames[: code.co_argcount]]
+        if any(isinstance(value, FrameType) for value in values) and any(type(value) is int for value in values):
+            return True
         traceback = traceback.tb_next
-    return not traceback.tb_frame.f_code.co_filename.startswith(_OWN_DIRECTORY)
+    return False
 
 
 class Memory:
@@ -437,7 +441,7 @@ class Recorder:
     """Writes one execution at a time into ``buffer`` (see ``open_memory``).
 
     ``clock`` gives nanoseconds; the default is comparable between processes of one machine (CLOCK_MONOTONIC). A
-    recorder made over memory that holds an execution starts it afresh: read with ``recording``, which needs no recorder.
+    recorder made over memory that holds an execution starts afresh: read with ``recording``, which needs no recorder.
     """
 
     def __init__(self, buffer: mmap.mmap, clock: Callable[[], int] = time.perf_counter_ns) -> None:

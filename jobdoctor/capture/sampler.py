@@ -1,0 +1,302 @@
+"""Watches the horse from outside, while it runs: CPU, memory, run-queue delay, I/O, and what it is blocked in.
+
+On Linux by ``pread`` of /proc files that stay open (10 to 20 us a sample, in the parent; the horse pays nothing). CPU
+is of the whole process; while it has one thread it is exact to the nanosecond (schedstat), with more it comes in ticks
+of the kernel's clock (10 ms). What it waits for, and the run-queue delay, are of its main thread. Where /proc does not
+exist psutil gives CPU and memory; where neither works ``missing`` says so.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import select
+import time
+from collections.abc import Callable
+from resource import struct_rusage
+from typing import Protocol
+
+from jobdoctor.capture.recorder import foreign
+from jobdoctor.model import Rusage, Sample
+
+#: Samples kept: beyond it every second one is dropped, and the interval doubled.
+SAMPLES = 512
+#: Seconds between samples: short at first, so that short jobs have some, growing with the time elapsed.
+FIRST_INTERVAL_S = 0.005
+LAST_INTERVAL_S = 0.050
+_INTERVAL_SHARE = 1 / 40
+
+_PAGE = os.sysconf("SC_PAGE_SIZE")
+_TICK_NS = 1_000_000_000 // max(1, os.sysconf("SC_CLK_TCK"))
+
+# Numbers of the system calls that block, from the kernel's tables of the two architectures that RQ is run on.
+_SYSCALLS: dict[str, dict[int, str]] = {
+    "x86_64": {
+        0: "descriptor", 1: "descriptor", 7: "poll", 17: "descriptor", 18: "descriptor", 19: "descriptor",
+        20: "descriptor", 23: "select", 35: "sleep", 42: "socket", 43: "socket", 44: "socket", 45: "socket",
+        46: "socket", 47: "socket", 61: "child", 72: "futex", 73: "futex", 74: "disk", 75: "disk", 202: "futex",
+        230: "sleep", 232: "socket", 247: "child", 257: "disk", 270: "select", 271: "poll", 281: "socket",
+        288: "socket", 441: "socket",
+    },
+    "aarch64": {
+        22: "socket", 25: "futex", 32: "futex", 56: "disk", 63: "descriptor", 64: "descriptor", 65: "descriptor",
+        66: "descriptor", 67: "descriptor", 68: "descriptor", 72: "select", 73: "poll", 82: "disk", 83: "disk",
+        95: "child", 98: "futex", 101: "sleep", 115: "sleep", 202: "socket", 203: "socket", 206: "socket",
+        207: "socket", 211: "socket", 212: "socket", 242: "socket", 260: "child", 441: "socket",
+    },
+}  # fmt: skip
+
+
+class _Reader(Protocol):
+    def read(self) -> Sample | None: ...
+
+    def close(self) -> None: ...
+
+
+class _ProcReader:
+    """/proc of one process, through descriptors opened once."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        self.calls = _SYSCALLS.get(platform.machine(), {})
+        self.descriptors: dict[str, int] = {}
+        self.cpu_ns = 0
+        for name in ("stat", "statm", "schedstat", "io", "syscall"):
+            try:
+                self.descriptors[name] = os.open(f"/proc/{pid}/{name}", os.O_RDONLY | os.O_CLOEXEC)
+            except OSError:
+                if name in ("stat", "statm"):
+                    self.close()
+                    raise
+
+    def _text(self, name: str) -> bytes:
+        descriptor = self.descriptors.get(name)
+        if descriptor is None:
+            return b""
+        try:
+            return os.pread(descriptor, 512, 0)
+        except PermissionError:
+            return b""
+
+    def read(self) -> Sample | None:
+        try:
+            stat = self._text("stat").rpartition(b") ")[2].split()
+            if len(stat) < 22 or stat[0] in (b"Z", b"X"):
+                return None
+            memory = self._text("statm").split()
+            scheduled = self._text("schedstat").split()
+            transfer = self._text("io")
+            wait = self._wait(stat[0])
+        except OSError:
+            return None
+        exact, delayed = (int(scheduled[0]), int(scheduled[1])) if len(scheduled) >= 2 else (0, 0)
+        threads = int(stat[17])
+        ticks = (int(stat[11]) + int(stat[12])) * _TICK_NS
+        cpu_ns = exact if exact and threads == 1 and exact + _TICK_NS >= ticks else max(exact, ticks)
+        self.cpu_ns = max(self.cpu_ns, cpu_ns)
+        read_bytes = written_bytes = 0
+        for line in transfer.split(b"\n"):
+            if line.startswith(b"read_bytes:"):
+                read_bytes = int(line[11:])
+            elif line.startswith(b"write_bytes:"):
+                written_bytes = int(line[12:])
+        return Sample(
+            at_ns=time.perf_counter_ns(),
+            cpu_ns=self.cpu_ns,
+            rss_bytes=int(memory[1]) * _PAGE if len(memory) > 1 else 0,
+            runqueue_ns=delayed,
+            wait=wait,
+            read_bytes=read_bytes,
+            written_bytes=written_bytes,
+        )
+
+    def _wait(self, state: bytes) -> str:
+        if state == b"D":
+            return "disk"
+        fields = self._text("syscall").split()
+        if not fields:
+            return "running" if state == b"R" else ""
+        if fields[0] == b"running":
+            return "running"
+        if fields[0] == b"-1":
+            return "running" if state == b"R" else "disk"  # in a page fault, no system call
+        kind = self.calls.get(int(fields[0]), "")
+        if kind == "poll":
+            return "socket" if len(fields) > 2 and int(fields[2], 16) else "sleep"
+        if kind == "select":
+            return "socket" if len(fields) > 1 and int(fields[1], 16) else "sleep"
+        if kind == "descriptor":
+            return self._descriptor(int(fields[1], 16)) if len(fields) > 1 else ""
+        return kind
+
+    def _descriptor(self, number: int) -> str:
+        try:
+            target = os.readlink(f"/proc/{self.pid}/fd/{number}")
+        except OSError:
+            return ""
+        if target.startswith("socket:"):
+            return "socket"
+        if target.startswith("pipe:"):
+            return "child"
+        return "disk" if target.startswith("/") and not target.startswith("/dev/") else ""
+
+    def close(self) -> None:
+        for descriptor in self.descriptors.values():
+            try:
+                os.close(descriptor)
+            except OSError:
+                pass
+        self.descriptors = {}
+
+
+class _PsutilReader:
+    """CPU and memory where /proc does not exist."""
+
+    def __init__(self, pid: int) -> None:
+        import psutil  # only here: it costs 20 ms that Linux does not need
+
+        self.errors = psutil.Error
+        self.process = psutil.Process(pid)
+
+    def read(self) -> Sample | None:
+        try:
+            cpu = self.process.cpu_times()
+            memory = self.process.memory_info()
+            if self.process.status() == "zombie":
+                return None
+        except self.errors:
+            return None
+        return Sample(
+            at_ns=time.perf_counter_ns(),
+            cpu_ns=int((cpu.user + cpu.system) * 1e9),
+            rss_bytes=memory.rss,
+            runqueue_ns=0,
+        )
+
+    def close(self) -> None:
+        """Nothing is held open."""
+
+
+def _open(pid: int) -> tuple[_Reader | None, str]:
+    try:
+        return _ProcReader(pid), ""
+    except OSError as error:
+        if os.path.exists("/proc/self/stat"):
+            return None, f"the process could not be watched through /proc: {error.strerror}"
+    try:
+        return _PsutilReader(pid), ""
+    except Exception as error:
+        return None, f"there is no /proc, and psutil does not work: {error}"
+
+
+class Sampler:
+    """Samples of one process. Make it right after the fork: the first reading is the baseline of memory."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        self.samples: list[Sample] = []
+        self.peak_rss_bytes = 0
+        self.baseline_rss_bytes = 0
+        self.spacing = 1  # doubled with each decimation
+        self.started_ns = time.perf_counter_ns()
+        self.spent_ns = 0
+        self._reader, self.missing = _open(pid)
+        first = self.sample()
+        if first is not None:
+            self.baseline_rss_bytes = first.rss_bytes
+
+    def sample(self) -> Sample | None:
+        """Take a sample now; None when the process is gone or cannot be watched. Never raises by itself."""
+        if self._reader is None:
+            return None
+        began = time.perf_counter_ns()
+        try:
+            sample = self._reader.read()
+        except Exception as error:
+            if foreign(error):
+                raise
+            self.missing = self.missing or f"a sample failed: {type(error).__name__}"
+            return None
+        if sample is None:
+            return None
+        self.peak_rss_bytes = max(self.peak_rss_bytes, sample.rss_bytes)
+        if len(self.samples) >= SAMPLES:
+            self.samples[1:] = self.samples[2::2]
+            self.spacing *= 2
+        self.samples.append(sample)
+        self.spent_ns += time.perf_counter_ns() - began
+        return sample
+
+    def interval_s(self) -> float:
+        """Seconds until the next sample is due."""
+        elapsed = (time.perf_counter_ns() - self.started_ns) / 1e9
+        return min(LAST_INTERVAL_S, max(FIRST_INTERVAL_S, elapsed * _INTERVAL_SHARE)) * self.spacing
+
+    def close(self) -> None:
+        """Close what is open. Samples stay."""
+        if self._reader is not None:
+            self._reader.close()
+            self._reader = None
+
+    def __enter__(self) -> Sampler:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def wait_and_sample(
+    pid: int, sampler: Sampler, on_tick: Callable[[int], None] | None = None
+) -> tuple[int, int, struct_rusage]:
+    """Wait for a child as ``os.wait4(pid, 0)`` does, sampling it meanwhile; returns the same tuple.
+
+    ``on_tick(elapsed_ns)`` is called after each sample, with the time since the sampler was made: work of the parent
+    that may fail is done there. What it raises is swallowed, what a signal handler raises (RQ's heartbeats) goes
+    through; call again to go on waiting. Raises ChildProcessError when there is no such child, as ``os.wait4`` does.
+    """
+    try:
+        descriptor = os.pidfd_open(pid)
+    except (AttributeError, OSError):
+        descriptor = -1
+    try:
+        waiter = None
+        if descriptor >= 0:
+            waiter = select.poll()
+            waiter.register(descriptor, select.POLLIN)
+        while True:
+            sampler.sample()
+            if on_tick is not None:
+                try:
+                    on_tick(time.perf_counter_ns() - sampler.started_ns)
+                except Exception as error:
+                    if foreign(error):
+                        raise
+            interval_s = sampler.interval_s()
+            if waiter is not None:
+                if waiter.poll(interval_s * 1000):
+                    return os.wait4(pid, 0)
+            else:
+                done = os.wait4(pid, os.WNOHANG)
+                if done[0]:
+                    return done
+                time.sleep(interval_s)
+    finally:
+        if descriptor >= 0:
+            os.close(descriptor)
+
+
+def rusage_of(usage: struct_rusage, baseline_rss_bytes: int = 0) -> Rusage:
+    """What the kernel says of a child that ended. ``ru_maxrss`` is in KiB on Linux, in bytes on macOS."""
+    unit = 1 if platform.system() == "Darwin" else 1024
+    return Rusage(
+        user_ns=int(usage.ru_utime * 1e9),
+        system_ns=int(usage.ru_stime * 1e9),
+        max_rss_bytes=usage.ru_maxrss * unit,
+        baseline_rss_bytes=baseline_rss_bytes,
+        major_faults=usage.ru_majflt,
+        minor_faults=usage.ru_minflt,
+        voluntary_switches=usage.ru_nvcsw,
+        involuntary_switches=usage.ru_nivcsw,
+        block_reads=usage.ru_inblock,
+        block_writes=usage.ru_oublock,
+    )
