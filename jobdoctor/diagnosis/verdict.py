@@ -97,7 +97,8 @@ def _without_findings(history: JobHistory, executions: Sequence[Execution]) -> V
         return Verdict(
             "around",
             f"{measure.words_share(part)} of the {measure.words_ms(wall)} from enqueue to done is spent "
-            f"around the job, most of it in {largest.replace('_', ' ')}, and no rule names a cause: look at the queue's other jobs",
+            f"around the job, most of it in {largest.replace('_', ' ')}, and no rule names a cause: "
+            "look at the queue's other jobs",
             round(0.5 * _trust(executions), 2),
         )
     return Verdict(
