@@ -9,7 +9,14 @@ from jobdoctor.diagnosis.rule import Rule
 from jobdoctor.model import Check
 
 #: Module (below jobdoctor.diagnosis.checklist) and class of each rule, by code. Loaded on first use.
-RULES: dict[str, tuple[str, str]] = {}
+RULES: dict[str, tuple[str, str]] = {
+    "JD401": ("batching.n_plus_one_query", "NPlusOneQuery"),
+    "JD402": ("batching.n_plus_one_http", "NPlusOneHttp"),
+    "JD403": ("batching.redis_round_trips", "RedisRoundTrips"),
+    "JD404": ("batching.repeated_query", "RepeatedQuery"),
+    "JD405": ("batching.row_by_row_write", "RowByRowWrite"),
+    "JD406": ("batching.commit_per_row", "CommitPerRow"),
+}
 
 
 def load_rule(code: str, overrides: Mapping[str, float] | None = None) -> Rule:

@@ -1,0 +1,168 @@
+"""commit-per-row: a commit for each item of a loop.
+
+## What it looks for
+
+At least `commits` commits from one line in an execution, with at most `writes_per_commit` rows written for each.
+
+## Why it costs time
+
+A commit waits until the database has flushed its log to disk: a fraction of a millisecond on a laptop's SSD, several
+milliseconds on networked disks and with synchronous replicas. An ORM then loads its objects again as well.
+
+## What to do
+
+Commit once at the end, or once for each chunk of some hundred items. Where an item's failure must not lose the others,
+use a savepoint for each (`session.begin_nested()`), or commit a chunk and record how far the job came.
+
+## When it is a false alarm
+
+When each item has an effect outside the database that must not be repeated (a payment, a mail): then a commit for each
+is right. The rule sees calls that write elsewhere beside the commits, and says so with severity info.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from jobdoctor.diagnosis import measure, round_trips
+from jobdoctor.diagnosis.measure import Calls, words_count, words_ms
+from jobdoctor.diagnosis.rule import Limit
+from jobdoctor.diagnosis.severity import TimeRule
+from jobdoctor.model import Evidence, Execution, Finding, JobHistory, SpanGroup
+
+
+class CommitPerRow(TimeRule):
+    """JD406."""
+
+    code = "JD406"
+    name = "commit-per-row"
+    step = "batching"
+    kind = "batch"
+    needs = ("sql",)
+    related_to = ("JD405",)
+
+    commits = Limit(10, "calls", "commits from one line, for each execution", "own: as for queries")
+    writes_per_commit = Limit(
+        5, "rows", "rows written for each commit above which commits are by chunk", "own: one item may be a few rows"
+    )
+    writes_per_commit_least = Limit(
+        0.5, "rows", "rows written for each commit below which commits end reads only", "own"
+    )
+    batch_size = Limit(500, "items", "items that one commit takes", "own: chunks that lose little when they fail")
+    least_ms = Limit(1, "ms", "saving below which nothing is said", "own: not measurable beside a fork of 10 ms")
+
+    def check(self, history: JobHistory) -> Iterator[Finding]:
+        executions = measure.typical(history)
+        whole = measure.body_ms(executions)
+        for calls in measure.merge_calls(executions, "sql", where=_is_commit, by=_line):
+            if calls.count < self.limits.commits:
+                continue
+            commits = sum(each.count for each in _commits_of(calls, executions))
+            writes = _written(calls.first.target, executions)
+            per_commit = writes / commits
+            if not self.limits.writes_per_commit_least <= per_commit <= self.limits.writes_per_commit:
+                continue
+            saving = measure.batching_saving(calls.count, calls.total_ms, calls.fastest_ms, self.limits.batch_size)
+            if saving[1] >= self.limits.least_ms:
+                yield self._describe(calls, per_commit, saving, whole, executions)
+
+    def _describe(
+        self,
+        calls: Calls,
+        per_commit: float,
+        saving: tuple[float, float, float],
+        whole: float,
+        executions: Sequence[Execution],
+    ) -> Finding:
+        first = calls.first
+        growth = round_trips.growth(calls)
+        severity = self.severity(saving[1], whole, grows=growth.proven)
+        confidence = 0.85 + 0.07 * growth.proven
+        evidence = [
+            measure.calls_evidence(
+                f"{words_count(calls.count)} commits for {words_count(per_commit)} written rows each take "
+                f"{words_ms(calls.total_ms)} of {words_ms(whole)} in the job",
+                [calls],
+            )
+        ]
+        outside = _outside_effects(executions)
+        if outside >= 0.5 * calls.count:
+            severity, confidence = "info", 0.5
+            evidence.append(
+                Evidence(
+                    "fact",
+                    f"{words_count(outside)} calls write outside the database: when each belongs to an item, "
+                    "a commit for each item may be what keeps a retry from repeating them",
+                )
+            )
+        if growth.proven:
+            evidence.append(Evidence("series", growth.text, {"calls": calls.counts()}))
+        evidence.append(measure.execution_evidence(calls.largest_execution, "Most commits"))
+        return self.finding(
+            severity=severity,
+            confidence=confidence,
+            title=f"{words_count(calls.count)} commits from {first.callsite or 'an unknown line'}, "
+            f"one for each {'row' if per_commit < 1.5 else f'{words_count(per_commit)} rows'}",
+            cost_ms=calls.total_ms,
+            saving=saving,
+            text="Commit once for all, or once for each chunk. A savepoint for each item keeps one failure from losing "
+            "the others.",
+            snippet=_snippet(first),
+            callsite=first.callsite,
+            calls=round(calls.count),
+            evidence=evidence,
+        )
+
+
+def _is_commit(group: SpanGroup) -> bool:
+    return group.effect == "transaction" and group.operation.upper() in ("COMMIT", "END")
+
+
+def _line(group: SpanGroup) -> tuple[str, ...]:
+    return (group.target, group.callsite)
+
+
+def _commits_of(calls: Calls, executions: Sequence[Execution]) -> list[Calls]:
+    target = calls.first.target
+    return measure.merge_calls(executions, "sql", where=lambda group: _is_commit(group) and group.target == target)
+
+
+def _written(target: str, executions: Sequence[Execution]) -> float:
+    """Rows written to a database for each execution: those of batches, else one for each call."""
+    writes = measure.merge_calls(
+        executions, "sql", where=lambda group: group.effect == "write" and group.target == target
+    )
+    return sum(
+        each.per_execution(lambda group: max(group.count - group.batched + group.items, group.rows or 0))
+        for each in writes
+    )
+
+
+def _outside_effects(executions: Sequence[Execution]) -> float:
+    """Calls for each execution that change something outside the database and could be repeated by a retry."""
+    calls = measure.merge_calls(
+        executions,
+        "http",
+        "mail",
+        where=lambda group: group.channel == "mail" or group.operation.upper() in ("POST", "PUT", "PATCH", "DELETE"),
+    )
+    return sum(each.count for each in calls)
+
+
+def _snippet(group: SpanGroup) -> str:
+    if group.library == "sqlalchemy":
+        return (
+            f"# instead of the commit in the loop at {group.callsite}\n"
+            "for chunk in itertools.batched(items, 500):  # Python 3.12+\n"
+            "    with session.begin():\n"
+            "        for item in chunk:\n"
+            "            ..."
+        )
+    return (
+        f"# instead of the commit in the loop at {group.callsite}\n"
+        "for number, item in enumerate(items, 1):\n"
+        "    ...\n"
+        "    if number % 500 == 0:\n"
+        "        connection.commit()\n"
+        "connection.commit()"
+    )

@@ -1,0 +1,98 @@
+"""What the batching rules ask of repeated calls: do they follow the input, what caused them, what replaces them."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from jobdoctor.diagnosis.measure import Calls, words_count
+from jobdoctor.model import Execution, SpanGroup
+
+#: Executions needed before varying counts say anything.
+GROWTH_EXECUTIONS = 3
+#: Counts must vary this much (largest to smallest) before they can be compared with the input.
+GROWTH_FACTOR = 2.0
+#: A call follows a query's rows when it is made this many times for each of them (slope near 1).
+ONE_EACH = (0.8, 1.25)
+#: A query that feeds a loop runs at most this many times.
+FEEDING_CALLS = 3
+
+#: The snippets quote a statement up to here.
+_QUOTED_CHARS = 240
+
+
+@dataclass(frozen=True)
+class Growth:
+    """Whether the number of calls grows with the input, and how it is known."""
+
+    proven: bool
+    text: str = ""
+
+
+def feeding_query(calls: Calls, execution: Execution) -> SpanGroup | None:
+    """The query whose rows the calls follow one by one: the "1" of an N+1."""
+    made = calls.counts().get(execution.id, 0)
+    if not made:
+        return None
+    own = {group.callsite for group in calls.groups}
+    candidates = [
+        group
+        for group in execution.groups
+        if group.channel == "sql"
+        and group.effect == "read"
+        and group.count <= FEEDING_CALLS
+        and group.rows
+        and ONE_EACH[0] <= made / group.rows <= ONE_EACH[1]
+        and group.first_start_ns <= min(g.first_start_ns for g in calls.groups)
+    ]
+    return max(candidates, key=lambda group: (group.callsite not in own, group.first_start_ns), default=None)
+
+
+def growth(calls: Calls) -> Growth:
+    """Compares the counts of several executions: constant counts prove nothing, varying ones prove a loop over data."""
+    counts = [count for count in calls.counts().values() if count]
+    if len(counts) < GROWTH_EXECUTIONS or max(counts) < GROWTH_FACTOR * min(counts):
+        return Growth(False)
+    return Growth(
+        True,
+        f"The number of calls follows the input: from {words_count(min(counts))} to {words_count(max(counts))} "
+        f"over {len(counts)} executions",
+    )
+
+
+def shortened(statement: str) -> str:
+    """A statement as snippets and titles quote it."""
+    return statement if len(statement) <= _QUOTED_CHARS else f"{statement[: _QUOTED_CHARS - 4]} ..."
+
+
+_EQUALS = re.compile(r"(?P<column>[\w.\"`\[\]]+)\s*=\s*\?")
+
+
+def looked_up_column(statement: str) -> str:
+    """The column that a lookup compares with its parameter: an id when there is one. Empty when none is compared."""
+    where = re.search(r"\bwhere\b", statement, re.IGNORECASE)
+    if where is None:
+        return ""
+    columns = [match.group("column") for match in _EQUALS.finditer(statement, where.end())]
+    ids = [column for column in columns if bare_name(column).lower().endswith("id")]
+    return (ids or columns or [""])[0]
+
+
+def bare_name(column: str) -> str:
+    """ "orders.customer_id" is "customer_id"."""
+    return column.rpartition(".")[2].strip('"`[]')
+
+
+def in_query(statement: str, placeholder: str) -> str:
+    """The lookup for many values at once; the statement itself when no column is compared."""
+    column = looked_up_column(statement)
+    if not column:
+        return statement
+    return re.sub(re.escape(column) + r"\s*=\s*\?", f"{column} {placeholder}", statement, count=1)
+
+
+def plural(noun: str) -> str:
+    """A variable's name for several: "order" is "orders", "category" is "categories"."""
+    if noun.endswith("y") and noun[-2:-1] not in "aeiou":
+        return f"{noun[:-1]}ies"
+    return noun if noun.endswith("s") else f"{noun}s"
