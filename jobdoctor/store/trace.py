@@ -1,0 +1,99 @@
+"""Trace rows: an execution in one line, and its way in and out of the database."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import msgspec
+from sqlalchemy import Row, Select, select
+from sqlalchemy.engine import Result
+
+from jobdoctor.model import Execution, TraceRow
+from jobdoctor.store import tables
+
+_json = msgspec.json.Encoder()
+_names = msgspec.json.Decoder(list[str])
+_COLUMNS = [tables.trace.c[name] for name in TraceRow.__struct_fields__]
+_QUEUES = TraceRow.__struct_fields__.index("worker_queues")
+_OUTCOME = TraceRow.__struct_fields__.index("outcome")
+
+#: Channels that can write: when a probe of one failed, nobody can say that an execution wrote nothing.
+_WRITING_CHANNELS = ("sql", "redis", "http", "file", "mail", "subprocess", "enqueue")
+
+
+def row_of(execution: Execution) -> TraceRow:
+    """The execution's trace row, with texts that any database can hold as keys."""
+    payload, result, error, trigger = execution.payload, execution.result, execution.exception, execution.trigger
+    return TraceRow(
+        execution_id=key(execution.id),
+        job_id=key(execution.job_id),
+        job=key(execution.job),
+        queue=key(execution.queue),
+        worker=key(execution.worker),
+        outcome=execution.outcome,
+        created_at_ns=execution.created_at_ns,
+        enqueued_at_ns=execution.enqueued_at_ns,
+        dequeued_at_ns=execution.dequeued_at_ns,
+        reaped_at_ns=execution.reaped_at_ns,
+        attempt=execution.attempt,
+        scheduled=execution.scheduled,
+        args_hash=key(payload.args_hash) if payload else "",
+        result_digest=key(result.digest) if result else "",
+        error_digest=key(error.digest) if error else "",
+        error_type=key(error.type_name) if error else "",
+        trigger_kind=key(trigger.kind) if trigger else "",
+        trigger_callsite=key(trigger.callsite) if trigger else "",
+        parent_job=key(trigger.parent_job) if trigger else "",
+        parent_execution_id=key(trigger.parent_execution_id) if trigger else "",
+        writes=_writes(execution),
+        worker_queues=[key(name) for name in execution.worker_queues],
+        queue_depth=execution.queue_depth,
+    )
+
+
+def key(text: str) -> str:
+    """The text as a key: UTF-8, without the NULs that PostgreSQL refuses, and not longer than it can index."""
+    if not text.isascii():
+        text = text.encode("utf-8", "replace").decode("utf-8")
+    return text.replace("\0", "\ufffd")[: tables.MAX_KEY_CHARACTERS]
+
+
+def values(row: TraceRow) -> dict[str, Any]:
+    """The row as the table's columns."""
+    columns = {name: getattr(row, name) for name in row.__struct_fields__}
+    columns["worker_queues"] = _json.encode(row.worker_queues).decode()
+    return columns
+
+
+def selected() -> Select[Any]:
+    """A SELECT of whole rows, in the order that :func:`rows` expects."""
+    return select(*_COLUMNS)
+
+
+def rows(result: Result[Any] | Iterable[Row[Any]]) -> list[TraceRow]:
+    """The rows of a :func:`selected` query. Rows of one job on one worker share their lists and texts."""
+    lists: dict[str, list[str]] = {}
+    found: list[TraceRow] = []
+    for record in result:
+        columns = list(record)
+        text = columns[_QUEUES]
+        if text not in lists:
+            lists[text] = _names.decode(text)
+        columns[_QUEUES] = lists[text]
+        found.append(TraceRow(*columns))
+    return found
+
+
+def _writes(execution: Execution) -> int | None:
+    """Calls with a write effect; None when a channel that can write was not captured, or a call's effect is unknown."""
+    if not all(execution.probe_active(channel) for channel in _WRITING_CHANNELS):
+        return None
+    count = 0
+    for group in execution.groups:
+        if group.channel in _WRITING_CHANNELS:
+            if group.effect == "unknown":
+                return None
+            if group.effect == "write":
+                count += group.count
+    return count
