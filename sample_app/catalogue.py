@@ -1,0 +1,280 @@
+"""What ails the shop: for each rule a sick job and its healthy twin, and how the shop comes to enqueue them."""
+
+from __future__ import annotations
+
+import datetime as dt
+import functools
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from rq.job import Job
+
+from sample_app import seed
+from sample_app.shop import Shop
+
+#: Rounds of a load unless it says otherwise, and in a quick demo.
+ROUNDS = 8
+QUICK_ROUNDS = 5
+
+
+@dataclass(frozen=True)
+class Load:
+    """How one job comes to run. ``enqueue`` is called with the number of the round, from 0."""
+
+    name: str  # dotted, below sample_app.jobs
+    enqueue: Callable[[Shop, int], list[Job]]
+    lane: str = "default"  # loads of one lane take turns, lanes run at the same time
+    rounds: int = ROUNDS
+    pause_ms: float | None = None  # between rounds that do not wait for their jobs; None: each round waits
+    prepare: Callable[[Shop], None] | None = None
+
+    @property
+    def job(self) -> str:
+        """Its dotted name, as RQ has it."""
+        return f"sample_app.jobs.{self.name}"
+
+
+@dataclass(frozen=True)
+class Case:
+    """A planted illness: the rule's code, the job that has it and the job that was cured of it."""
+
+    code: str
+    sick: Load
+    healthy: Load
+
+
+@dataclass(frozen=True)
+class Lane:
+    """Workers of some queues. Lanes of one phase run together; a phase starts when the one before is done."""
+
+    name: str
+    queues: tuple[str, ...]
+    workers: int = 1
+    phase: int = 1
+    options: tuple[str, ...] = field(default=())
+
+
+LANES = (
+    Lane("default", ("default",)),
+    Lane("tidy", ("tidy",)),
+    Lane("refunds", ("refunds",), options=("--with-scheduler",)),
+    Lane("alerts", ("alerts",)),
+    Lane("busy", ("busy",), workers=3, phase=2),
+    Lane("crowded", ("crowded",), phase=2),
+    Lane("quick", ("quick",), phase=2),
+    Lane("index", ("index",), phase=2),
+    Lane("search", ("search",), workers=2, phase=2),
+)
+
+
+_tidy = functools.partial(Load, lane="tidy")
+
+
+def _day(number: int) -> str:
+    return (seed.FIRST_DAY + dt.timedelta(days=number % seed.DAYS)).isoformat()
+
+
+def _skus(number: int, count: int = 25) -> list[str]:
+    return [f"SKU-{number * count + n:05}" for n in range(count)]
+
+
+def _stocktaking_with(put_in_basket: Callable[[int, str], list[Job]], shop: Shop, number: int) -> list[Job]:
+    """Two customers want an article of a warehouse that is being counted."""
+    counting = shop.stocktaking("north")
+    time.sleep(0.06)
+    return [
+        *counting,
+        *put_in_basket(2 * number + 1, "SKU-00007"),
+        *put_in_basket(2 * number + 2, "SKU-00009"),
+    ]
+
+
+def _crowd(shop: Shop, number: int) -> list[Job]:
+    """A report and the routes are ordered, and after them what customers wait for."""
+    return [
+        *shop.sales_report(_day(number)),
+        *shop.receipts([2 * number + 1, 2 * number + 2]),
+        *shop.routes(_day(number)),
+        *shop.track([2 * number + 1, 2 * number + 2]),
+    ]
+
+
+def _call_the_carrier(shop: Shop) -> None:
+    shop.call_carrier([100 + number for number in range(ROUNDS)])
+
+
+def _edit_thrice(edited: Callable[[int], list[Job]], number: int) -> list[Job]:
+    """The form saves the article while somebody types."""
+    return [job for _ in range(3) for job in edited(number + 1)]
+
+
+CUSTOMERS = list(range(1, 121))
+
+CASES: list[Case] = [
+    # 1 payload
+    Case(
+        "JD101",
+        Load("catalog.make_thumbnail", lambda shop, n: shop.upload_picture(f"photo-{n}", _photo(n))),
+        _tidy("catalog.make_thumbnail_of", lambda shop, n: shop.store_picture(n + 1)),
+    ),
+    Case(
+        "JD102",
+        Load("customers.send_welcome", lambda shop, n: shop.sign_up(n + 1)),
+        _tidy("customers.send_welcome_to", lambda shop, n: shop.sign_up_by_id(n + 1)),
+    ),
+    Case(
+        "JD105",
+        Load("labels.print_label", lambda shop, n: shop.packed(n + 1)),
+        _tidy("shipping.print_label", lambda shop, n: shop.packed_by_zone(n + 1)),
+    ),
+    # 2 external calls
+    Case(
+        "JD201",
+        Load("payments.screen_order", lambda shop, n: shop.screen(n + 1)),
+        _tidy("payments.screen_order_by_cached_score", lambda shop, n: shop.screen_by_cached_score(n + 1)),
+    ),
+    Case(
+        "JD202",
+        Load("shipping.quote_shipping", lambda shop, n: shop.shipping_page(n + 1)),
+        _tidy("shipping.quote_shipping_in_time", lambda shop, n: shop.shipping_page_in_time(n + 1)),
+    ),
+    Case(
+        "JD204",
+        Load("payments.charge_order", lambda shop, n: shop.checkout(n + 1)),
+        _tidy("payments.charge_order_then_save", lambda shop, n: shop.checkout_then_save(n + 101)),
+    ),
+    # 3 internals
+    Case(
+        "JD301",
+        Load("catalog.best_prices", lambda shop, n: shop.reprice(n)),
+        _tidy("catalog.best_prices_solved", lambda shop, n: shop.reprice_cleverly(n)),
+    ),
+    Case(
+        "JD305",
+        Load("shipping.await_pickup", lambda shop, n: shop.parcel_ready(n + 1)),
+        _tidy(
+            "shipping.confirm_pickup", lambda shop, n: shop.carrier_confirmed(n + 100), prepare=_call_the_carrier
+        ),
+    ),
+    Case(
+        "JD306",
+        Load("reports.export_invoices", lambda shop, n: shop.archive(_day(n), 28)),
+        _tidy("reports.export_invoices_page_by_page", lambda shop, n: shop.archive_page_by_page(_day(n), 28)),
+    ),
+    # 4 batching
+    Case(
+        "JD401",
+        Load("orders.sync_orders", lambda shop, n: shop.nightly_accounting(_day(n))),
+        _tidy("orders.sync_orders_eagerly", lambda shop, n: shop.nightly_accounting_eagerly(_day(n))),
+    ),
+    Case(
+        "JD402",
+        Load("stock.refresh_stock_levels", lambda shop, n: shop.refresh_stock(_skus(n))),
+        _tidy("stock.refresh_stock_levels_at_once", lambda shop, n: shop.refresh_stock_at_once(_skus(n))),
+    ),
+    Case(
+        "JD403",
+        Load("catalog.warm_price_cache", lambda shop, n: shop.publish_prices(n * 50 + 1, 300)),
+        _tidy(
+            "catalog.warm_price_cache_in_one_go", lambda shop, n: shop.publish_prices_together(n * 50 + 1, 300)
+        ),
+    ),
+    Case(
+        "JD404",
+        Load("orders.tax_report", lambda shop, n: shop.taxes_due("DE", _day(n))),
+        _tidy("orders.tax_report_with_rate", lambda shop, n: shop.taxes_due_with_rate("DE", _day(n))),
+    ),
+    Case(
+        "JD405",
+        Load("stock.import_stock_feed", lambda shop, n: shop.supplier_feed(f"feed-{n}", 120)),
+        _tidy("stock.import_stock_feed_in_bulk", lambda shop, n: shop.supplier_feed_in_bulk(f"bulk-{n}", 120)),
+    ),
+    Case(
+        "JD406",
+        Load("customers.award_points", lambda shop, n: shop.campaign(n)),
+        _tidy("customers.award_points_at_once", lambda shop, n: shop.campaign_at_once(n + ROUNDS)),
+    ),
+    # 5 locks
+    Case(
+        "JD501",
+        Load("stock.reserve_stock", lambda shop, n: _stocktaking_with(shop.put_in_basket, shop, n), lane="busy"),
+        _tidy(
+            "stock.reserve_stock_in_ledger",
+            lambda shop, n: _stocktaking_with(shop.put_in_basket_by_ledger, shop, n),
+            lane="busy",
+        ),
+    ),
+    Case(
+        "JD502",
+        Load("mail.send_newsletter", lambda shop, n: shop.newsletter(n, [1, 2, 3]), lane="busy"),
+        _tidy("mail.send_newsletter_once", lambda shop, n: shop.newsletter_in_parallel(n, [1, 2, 3]), lane="busy"),
+    ),
+    Case(
+        "JD503",
+        Load("reports.revenue_by_country", lambda shop, n: shop.revenue(_day(n))),
+        _tidy("reports.revenue_by_country_in_parallel", lambda shop, n: shop.revenue_in_parallel(_day(n))),
+    ),
+    # 6 retries
+    Case(
+        "JD602",
+        Load("payments.refund_order", lambda shop, n: shop.bank_day([3 * n + k for k in (1, 2, 3)]), lane="refunds"),
+        _tidy("payments.refund_order_patiently", lambda shop, n: shop.returned(n + 1), lane="refunds"),
+    ),
+    Case(
+        "JD604",
+        Load("payments.capture_payment", lambda shop, n: shop.parcel_sent(n + 1)),
+        _tidy("payments.capture_payment_or_decline", lambda shop, n: shop.parcel_sent_or_declined(n + 1)),
+    ),
+    Case(
+        "JD606",
+        Load("mail.sync_bounces", lambda shop, n: shop.nightly_bounces(_day(n))),
+        _tidy("mail.sync_bounces_of_v2", lambda shop, n: shop.nightly_bounces_of_v2(_day(n))),
+    ),
+    # 7 queue
+    Case(
+        "JD701",
+        Load("mail.send_receipt", _crowd, lane="crowded"),
+        _tidy("mail.send_receipt_promptly", lambda shop, n: shop.receipt_promptly(n + 1), lane="quick"),
+    ),
+    Case(
+        "JD702",
+        Load("catalog.index_product", lambda shop, n: shop.import_product(n + 1), lane="index", rounds=60, pause_ms=35),
+        _tidy(
+            "catalog.index_product_with_help", lambda shop, n: shop.import_product_with_help(n + 1), lane="search",
+            rounds=20, pause_ms=250,
+        ),
+    ),
+    Case(
+        "JD703",
+        Load("shipping.update_tracking", lambda shop, n: [], lane="crowded", rounds=0),
+        _tidy("shipping.update_tracking_promptly", lambda shop, n: shop.track_promptly(n + 1), lane="quick"),
+    ),
+    # 8 trigger
+    Case(
+        "JD801",
+        Load("catalog.reindex_product", lambda shop, n: _edit_thrice(shop.product_edited, n)),
+        _tidy("catalog.reindex_product_once", lambda shop, n: _edit_thrice(shop.product_edited_debounced, n)),
+    ),
+    Case(
+        "JD804",
+        Load("customers.normalise_phone", lambda shop, n: shop.phone_entered(f"0049 (0) 30 - {n:06}")),
+        _tidy("customers.normalise_phones", lambda shop, n: shop.phones_imported(n)),
+    ),
+    Case(
+        "JD805",
+        Load(
+            "mail.send_price_alert", lambda shop, n: shop.price_dropped(f"SKU-{n:05}", CUSTOMERS),
+            lane="alerts", rounds=1,
+        ),
+        _tidy(
+            "mail.send_price_alerts", lambda shop, n: shop.price_dropped_for_all(f"SKU-{n:05}", CUSTOMERS), rounds=3
+        ),
+    ),
+]  # fmt: skip
+
+
+def _photo(number: int) -> bytes:
+    """Pixels that do not compress, as a photo's do not."""
+    return random.Random(number).randbytes(seed.IMAGE_BYTES)

@@ -1,0 +1,111 @@
+"""The catalogue: pictures, prices and the search index."""
+
+from __future__ import annotations
+
+from sqlalchemy import select
+
+from sample_app import clients, db
+from sample_app.cache import cache
+from sample_app.models import Product, ProductImage
+
+THUMBNAIL_PIXELS = 1_000
+#: Nobody has ever paid more, in cents.
+HIGHEST_PRICE = 30_000
+
+
+def make_thumbnail(name: str, pixels: bytes) -> int:
+    """Makes the small picture of an article."""
+    return _thumbnail(name, pixels)
+
+
+def make_thumbnail_of(image_id: int) -> int:
+    """Makes the small picture of an article from the stored one."""
+    with db.new_session() as session:
+        pixels = session.scalars(select(ProductImage.pixels).where(ProductImage.id == image_id)).one()
+    return _thumbnail(f"image-{image_id}", pixels)
+
+
+def _thumbnail(name: str, pixels: bytes) -> int:
+    small = pixels[:: max(1, len(pixels) // THUMBNAIL_PIXELS)]
+    cache().set(f"thumbnail:{name}", small)
+    return len(small)
+
+
+def best_prices(category: int) -> int:
+    """Finds the price of each article of a category that earns most."""
+    prices = {}
+    for product_id, cost in _costs(category):
+        best, earned = cost, 0
+        for price in range(cost, HIGHEST_PRICE, 5):
+            demand = HIGHEST_PRICE - price
+            if (price - cost) * demand > earned:
+                best, earned = price, (price - cost) * demand
+        prices[product_id] = best // 100
+    return _priced(category, prices)
+
+
+def best_prices_solved(category: int) -> int:
+    """Finds the price of each article of a category that earns most: the top of the parabola."""
+    prices = {product_id: (cost + HIGHEST_PRICE) // 2 // 100 for product_id, cost in _costs(category)}
+    return _priced(category, prices)
+
+
+def _costs(category: int) -> list[tuple[int, int]]:
+    with db.new_session() as session:
+        query = select(Product.id, Product.list_price_cents).where(Product.category == category)
+        return [(row.id, row.list_price_cents) for row in session.execute(query)]
+
+
+def _priced(category: int, prices: dict[int, int]) -> int:
+    cache().hset(f"prices:{category}", mapping={str(product_id): price for product_id, price in prices.items()})
+    return sum(prices.values())
+
+
+def warm_price_cache(first_id: int, count: int) -> int:
+    """Puts the prices of a range of articles into the cache."""
+    for product_id, cents in _prices(first_id, count):
+        cache().set(f"price:{product_id}", cents, ex=3600)
+    return count
+
+
+def warm_price_cache_in_one_go(first_id: int, count: int) -> int:
+    """Puts the prices of a range of articles into the cache, with one round trip."""
+    with cache().pipeline(transaction=False) as pipeline:
+        for product_id, cents in _prices(first_id, count):
+            pipeline.set(f"price:{product_id}", cents, ex=3600)
+        pipeline.execute()
+    return count
+
+
+def _prices(first_id: int, count: int) -> list[tuple[int, int]]:
+    with db.new_session() as session:
+        query = select(Product.id, Product.price_cents).where(Product.id.between(first_id, first_id + count - 1))
+        return [(row.id, row.price_cents) for row in session.execute(query)]
+
+
+def index_product(product_id: int) -> str:
+    """Tells the search service of an article."""
+    return _indexed(product_id)
+
+
+def index_product_with_help(product_id: int) -> str:
+    """Tells the search service of an article; its queue has workers enough."""
+    return _indexed(product_id)
+
+
+def reindex_product(product_id: int) -> str:
+    """Tells the search service that an article was edited."""
+    return _indexed(product_id)
+
+
+def reindex_product_once(product_id: int) -> str:
+    """Tells the search service that an article was edited; enqueued once for a burst of edits."""
+    return _indexed(product_id)
+
+
+def _indexed(product_id: int) -> str:
+    with db.new_session() as session:
+        product = session.get_one(Product, product_id)
+        sku, text = product.sku, product.name
+    clients.index_document(sku, text)
+    return sku

@@ -1,0 +1,56 @@
+"""Customers: welcome mail, points, addresses."""
+
+from __future__ import annotations
+
+from sqlalchemy import select, update
+
+from sample_app import clients, db
+from sample_app.models import Customer
+
+DIGITS = frozenset("0123456789")
+
+
+def send_welcome(customer: Customer) -> int:
+    """Welcomes a customer by mail."""
+    return clients.send_mail({"to": customer.email, "subject": f"Welcome, {customer.name}"})
+
+
+def send_welcome_to(customer_id: int) -> int:
+    """Welcomes a customer by mail."""
+    with db.new_session() as session:
+        customer = session.get_one(Customer, customer_id)
+        message = {"to": customer.email, "subject": f"Welcome, {customer.name}"}
+    return clients.send_mail(message)
+
+
+def award_points(segment: int, points: int) -> int:
+    """Gives points to every customer of a segment."""
+    with db.new_session() as session:
+        ids = session.scalars(select(Customer.id).where(Customer.segment == segment).order_by(Customer.id)).all()
+        for customer_id in ids:
+            session.execute(update(Customer).where(Customer.id == customer_id).values(points=Customer.points + points))
+            session.commit()
+    return len(ids)
+
+
+def award_points_at_once(segment: int, points: int) -> int:
+    """Gives points to every customer of a segment, in one statement and one transaction."""
+    with db.new_session() as session, session.begin():
+        query = update(Customer).where(Customer.segment == segment).values(points=Customer.points + points)
+        return len(session.scalars(query.returning(Customer.id)).all())
+
+
+def normalise_phone(phone: str) -> str:
+    """The phone number as dialled from abroad."""
+    return "+" + "".join(sign for sign in phone.replace("(0)", "") if sign in DIGITS).removeprefix("00")
+
+
+def normalise_phones(segment: int) -> list[str]:
+    """The phone numbers of a segment as dialled from abroad, saved together."""
+    with db.new_session() as session, session.begin():
+        customers = session.scalars(select(Customer).where(Customer.segment == segment).order_by(Customer.id)).all()
+        phones = [normalise_phone(customer.phone) for customer in customers]
+        session.execute(
+            update(Customer), [{"id": c.id, "phone": phone} for c, phone in zip(customers, phones, strict=True)]
+        )
+    return phones

@@ -1,0 +1,95 @@
+"""Payments: charges, refunds and the fraud check."""
+
+from __future__ import annotations
+
+import requests
+from sqlalchemy import update
+from sqlalchemy.orm import Session
+
+from sample_app import clients, db
+from sample_app.cache import cache
+from sample_app.models import Order
+
+#: Orders with a higher score are looked at by a person.
+SUSPICIOUS = 0.7
+
+
+def screen_order(order_id: int) -> bool:
+    """Holds an order back when the fraud service finds it suspicious."""
+    return _screened(order_id, clients.fraud_score(order_id))
+
+
+def screen_order_by_cached_score(order_id: int) -> bool:
+    """Holds an order back when its score, which the fraud service pushed at checkout, is suspicious."""
+    cached = cache().get(f"fraud:{order_id}")
+    return _screened(order_id, float(cached) if cached else clients.fraud_score(order_id))
+
+
+def _screened(order_id: int, score: float) -> bool:
+    suspicious = score > SUSPICIOUS
+    with db.new_session() as session, session.begin():
+        _set_status(session, order_id, "held" if suspicious else "screened")
+    return suspicious
+
+
+def charge_order(order_id: int) -> str:
+    """Charges an order and marks it as paid."""
+    with db.new_session() as session, session.begin():
+        order = session.get_one(Order, order_id, with_for_update=True)
+        clients.charge(order.id, order.total_cents, "valid").raise_for_status()
+        order.status = "paid"
+    return "paid"
+
+
+def charge_order_then_save(order_id: int) -> str:
+    """Charges an order, with no transaction open, and marks it as paid."""
+    with db.new_session() as session:
+        cents = session.get_one(Order, order_id).total_cents
+    clients.charge(order_id, cents, "valid").raise_for_status()
+    with db.new_session() as session, session.begin():
+        _set_status(session, order_id, "paid")
+    return "paid"
+
+
+def capture_payment(order_id: int) -> str:
+    """Takes the money that was reserved at checkout."""
+    order = _order(order_id)
+    clients.charge(order.id, order.total_cents, order.card).raise_for_status()
+    return _captured(order_id, "paid")
+
+
+def capture_payment_or_decline(order_id: int) -> str:
+    """Takes the money that was reserved at checkout; a refused card is an answer, not an error."""
+    order = _order(order_id)
+    answer = clients.charge(order.id, order.total_cents, order.card)
+    if answer.status_code == requests.codes.payment_required:
+        return _captured(order_id, "declined")
+    answer.raise_for_status()
+    return _captured(order_id, "paid")
+
+
+def _order(order_id: int) -> Order:
+    with db.new_session() as session:
+        return session.get_one(Order, order_id)
+
+
+def _captured(order_id: int, status: str) -> str:
+    with db.new_session() as session, session.begin():
+        _set_status(session, order_id, status)
+    return status
+
+
+def _set_status(session: Session, order_id: int, status: str) -> None:
+    session.execute(update(Order).where(Order.id == order_id).values(status=status))
+
+
+def refund_order(order_id: int) -> str:
+    """Gives the money of an order back."""
+    clients.refund(f"order-{order_id}")
+    return _captured(order_id, "refunded")
+
+
+def refund_order_patiently(order_id: int) -> str:
+    """Gives the money of an order back; enqueued with pauses between its attempts."""
+    clients.refund(f"returned-{order_id}")
+    return _captured(order_id, "refunded")

@@ -1,0 +1,86 @@
+"""Shipping: quotes, labels, pickups and tracking."""
+
+from __future__ import annotations
+
+import time
+
+import requests
+from sqlalchemy import select, update
+
+from sample_app import clients, db
+from sample_app.cache import cache
+from sample_app.models import Customer, Order, Shipment
+
+
+def quote_shipping(order_id: int) -> str:
+    """Asks the carrier what it takes for an order."""
+    answer = requests.get(f"{clients.upstream_url()}/rates/{_country(order_id)}")
+    answer.raise_for_status()
+    return _quoted(order_id, answer.json()["rate"])
+
+
+def quote_shipping_in_time(order_id: int) -> str:
+    """Asks the carrier what it takes for an order; a carrier that does not answer is given up."""
+    answer = requests.get(f"{clients.upstream_url()}/rates/{_country(order_id)}", timeout=clients.TIMEOUT)
+    answer.raise_for_status()
+    return _quoted(order_id, answer.json()["rate"])
+
+
+def _country(order_id: int) -> str:
+    with db.new_session() as session:
+        query = select(Customer.country).join(Order, Order.customer_id == Customer.id).where(Order.id == order_id)
+        return session.scalars(query).one()
+
+
+def _quoted(order_id: int, rate: str) -> str:
+    cache().set(f"quote:{order_id}", rate)
+    return rate
+
+
+def await_pickup(shipment_id: int) -> str:
+    """Waits until the carrier has confirmed that it fetches a parcel."""
+    while not clients.pickup_confirmed(shipment_id):
+        time.sleep(0.1)
+    return _collected(shipment_id)
+
+
+def confirm_pickup(shipment_id: int) -> str:
+    """Notes that the carrier fetches a parcel; enqueued when the carrier says so."""
+    if not clients.pickup_confirmed(shipment_id):
+        return "packed"
+    return _collected(shipment_id)
+
+
+def _collected(shipment_id: int) -> str:
+    with db.new_session() as session, session.begin():
+        session.execute(update(Shipment).where(Shipment.id == shipment_id).values(status="collected"))
+    return "collected"
+
+
+def print_label(order_id: int) -> str:
+    """Prints the label of a parcel; the zones come from the cache that the carriers' import fills."""
+    zone = str(cache().hget("zones", _country(order_id)))
+    cache().set(f"label:{order_id}", f"{order_id}/{zone}")
+    return f"{order_id}/{zone}"
+
+
+def plan_routes(day: str) -> int:
+    """Has the routes of a day planned by the route service."""
+    return clients.planned_routes(day)
+
+
+def update_tracking(shipment_id: int) -> str:
+    """Fetches where a parcel is."""
+    return _tracked(shipment_id)
+
+
+def update_tracking_promptly(shipment_id: int) -> str:
+    """Fetches where a parcel is, from a queue of short jobs."""
+    return _tracked(shipment_id)
+
+
+def _tracked(shipment_id: int) -> str:
+    where = clients.tracking(shipment_id)
+    with db.new_session() as session, session.begin():
+        session.execute(update(Shipment).where(Shipment.id == shipment_id).values(status=where))
+    return where

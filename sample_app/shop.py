@@ -1,0 +1,225 @@
+"""The shop itself, as far as it gives work to the background: what pages, imports and timers enqueue."""
+
+from __future__ import annotations
+
+import random
+
+import redis
+from rq import Queue, Retry
+from rq.job import Job
+
+from sample_app import clients, db
+from sample_app.jobs import catalog, customers, mail, orders, payments, reports, shipping, stock
+from sample_app.models import Customer
+
+#: Edits of one article within this many seconds lead to one reindexing.
+DEBOUNCE_S = 5
+
+
+class Shop:
+    """Enqueues on the queues of one Redis. Every method returns the jobs it enqueued."""
+
+    def __init__(self, connection: redis.Redis) -> None:
+        self.redis = connection
+        self.default = Queue("default", connection=connection)
+        self.tidy = Queue("tidy", connection=connection)
+        self.busy = Queue("busy", connection=connection)
+        self.refunds = Queue("refunds", connection=connection)
+        self.crowded = Queue("crowded", connection=connection)
+        self.quick = Queue("quick", connection=connection)
+        self.index = Queue("index", connection=connection)
+        self.search = Queue("search", connection=connection)
+        self.alerts = Queue("alerts", connection=connection)
+
+    # the catalogue
+
+    def upload_picture(self, name: str, pixels: bytes) -> list[Job]:
+        return [self.default.enqueue(catalog.make_thumbnail, name, pixels)]
+
+    def store_picture(self, image_id: int) -> list[Job]:
+        return [self.tidy.enqueue(catalog.make_thumbnail_of, image_id)]
+
+    def reprice(self, category: int) -> list[Job]:
+        return [self.default.enqueue(catalog.best_prices, category)]
+
+    def reprice_cleverly(self, category: int) -> list[Job]:
+        return [self.tidy.enqueue(catalog.best_prices_solved, category)]
+
+    def publish_prices(self, first_id: int, count: int) -> list[Job]:
+        return [self.default.enqueue(catalog.warm_price_cache, first_id, count)]
+
+    def publish_prices_together(self, first_id: int, count: int) -> list[Job]:
+        return [self.tidy.enqueue(catalog.warm_price_cache_in_one_go, first_id, count)]
+
+    def import_product(self, product_id: int) -> list[Job]:
+        return [self.index.enqueue(catalog.index_product, product_id)]
+
+    def import_product_with_help(self, product_id: int) -> list[Job]:
+        return [self.search.enqueue(catalog.index_product_with_help, product_id)]
+
+    def product_edited(self, product_id: int) -> list[Job]:
+        return [self.default.enqueue(catalog.reindex_product, product_id)]
+
+    def product_edited_debounced(self, product_id: int) -> list[Job]:
+        if not self.redis.set(f"debounce:{product_id}", 1, nx=True, ex=DEBOUNCE_S):
+            return []
+        return [self.tidy.enqueue(catalog.reindex_product_once, product_id)]
+
+    # customers
+
+    def sign_up(self, customer_id: int) -> list[Job]:
+        with db.new_session() as session:
+            customer = session.get_one(Customer, customer_id)
+        return [self.default.enqueue(customers.send_welcome, customer)]
+
+    def sign_up_by_id(self, customer_id: int) -> list[Job]:
+        return [self.tidy.enqueue(customers.send_welcome_to, customer_id)]
+
+    def campaign(self, segment: int) -> list[Job]:
+        return [self.default.enqueue(customers.award_points, segment, 10)]
+
+    def campaign_at_once(self, segment: int) -> list[Job]:
+        return [self.tidy.enqueue(customers.award_points_at_once, segment, 10)]
+
+    def phone_entered(self, phone: str) -> list[Job]:
+        return [self.default.enqueue(customers.normalise_phone, phone)]
+
+    def phones_imported(self, segment: int) -> list[Job]:
+        return [self.tidy.enqueue(customers.normalise_phones, segment)]
+
+    # mail
+
+    def newsletter(self, issue: int, customer_ids: list[int]) -> list[Job]:
+        return [self.busy.enqueue(mail.send_newsletter, issue, customer_id) for customer_id in customer_ids]
+
+    def newsletter_in_parallel(self, issue: int, customer_ids: list[int]) -> list[Job]:
+        return [self.busy.enqueue(mail.send_newsletter_once, issue, customer_id) for customer_id in customer_ids]
+
+    def price_dropped(self, sku: str, customer_ids: list[int]) -> list[Job]:
+        return [self.alerts.enqueue(mail.send_price_alert, sku, customer_id) for customer_id in customer_ids]
+
+    def price_dropped_for_all(self, sku: str, customer_ids: list[int], slice_size: int = 50) -> list[Job]:
+        slices = [customer_ids[start : start + slice_size] for start in range(0, len(customer_ids), slice_size)]
+        return self.tidy.enqueue_many([Queue.prepare_data(mail.send_price_alerts, [sku, ids]) for ids in slices])
+
+    def nightly_bounces(self, day: str) -> list[Job]:
+        return [self.default.enqueue(mail.sync_bounces, day)]
+
+    def nightly_bounces_of_v2(self, day: str) -> list[Job]:
+        return [self.tidy.enqueue(mail.sync_bounces_of_v2, day)]
+
+    # orders and payments
+
+    def nightly_accounting(self, day: str) -> list[Job]:
+        return [self.default.enqueue(orders.sync_orders, day)]
+
+    def nightly_accounting_eagerly(self, day: str) -> list[Job]:
+        return [self.tidy.enqueue(orders.sync_orders_eagerly, day)]
+
+    def taxes_due(self, country: str, day: str) -> list[Job]:
+        return [self.default.enqueue(orders.tax_report, country, day)]
+
+    def taxes_due_with_rate(self, country: str, day: str) -> list[Job]:
+        return [self.tidy.enqueue(orders.tax_report_with_rate, country, day)]
+
+    def checkout(self, order_id: int) -> list[Job]:
+        return [self.default.enqueue(payments.charge_order, order_id)]
+
+    def checkout_then_save(self, order_id: int) -> list[Job]:
+        return [self.tidy.enqueue(payments.charge_order_then_save, order_id)]
+
+    def screen(self, order_id: int) -> list[Job]:
+        return [self.default.enqueue(payments.screen_order, order_id)]
+
+    def screen_by_cached_score(self, order_id: int) -> list[Job]:
+        return [self.tidy.enqueue(payments.screen_order_by_cached_score, order_id)]
+
+    def parcel_sent(self, order_id: int) -> list[Job]:
+        return [self.default.enqueue(payments.capture_payment, order_id, retry=Retry(max=3))]
+
+    def parcel_sent_or_declined(self, order_id: int) -> list[Job]:
+        return [self.tidy.enqueue(payments.capture_payment_or_decline, order_id)]
+
+    def bank_day(self, order_ids: list[int]) -> list[Job]:
+        return [self.refunds.enqueue(payments.refund_order, order_id, retry=Retry(max=3)) for order_id in order_ids]
+
+    def returned(self, order_id: int) -> list[Job]:
+        pauses = [random.randint(1, 2), random.randint(4, 8), random.randint(15, 30)]
+        return [self.refunds.enqueue(payments.refund_order_patiently, order_id, retry=Retry(max=3, interval=pauses))]
+
+    def receipts(self, order_ids: list[int]) -> list[Job]:
+        return [self.crowded.enqueue(mail.send_receipt, order_id) for order_id in order_ids]
+
+    def receipt_promptly(self, order_id: int) -> list[Job]:
+        return [self.quick.enqueue(mail.send_receipt_promptly, order_id)]
+
+    # stock and shipping
+
+    def refresh_stock(self, skus: list[str]) -> list[Job]:
+        return [self.default.enqueue(stock.refresh_stock_levels, skus)]
+
+    def refresh_stock_at_once(self, skus: list[str]) -> list[Job]:
+        return [self.tidy.enqueue(stock.refresh_stock_levels_at_once, skus)]
+
+    def supplier_feed(self, feed: str, rows: int) -> list[Job]:
+        return [self.default.enqueue(stock.import_stock_feed, feed, rows)]
+
+    def supplier_feed_in_bulk(self, feed: str, rows: int) -> list[Job]:
+        return [self.tidy.enqueue(stock.import_stock_feed_in_bulk, feed, rows)]
+
+    def stocktaking(self, warehouse: str) -> list[Job]:
+        return [self.busy.enqueue(stock.recount_warehouse, warehouse)]
+
+    def put_in_basket(self, order_id: int, sku: str) -> list[Job]:
+        return [self.busy.enqueue(stock.reserve_stock, order_id, sku, 1)]
+
+    def put_in_basket_by_ledger(self, order_id: int, sku: str) -> list[Job]:
+        return [self.busy.enqueue(stock.reserve_stock_in_ledger, order_id, sku, 1)]
+
+    def shipping_page(self, order_id: int) -> list[Job]:
+        return [self.default.enqueue(shipping.quote_shipping, order_id)]
+
+    def shipping_page_in_time(self, order_id: int) -> list[Job]:
+        return [self.tidy.enqueue(shipping.quote_shipping_in_time, order_id)]
+
+    def packed(self, order_id: int) -> list[Job]:
+        return [self.default.enqueue("sample_app.jobs.labels.print_label", order_id)]
+
+    def packed_by_zone(self, order_id: int) -> list[Job]:
+        return [self.tidy.enqueue(shipping.print_label, order_id)]
+
+    def parcel_ready(self, shipment_id: int) -> list[Job]:
+        return [self.default.enqueue(shipping.await_pickup, shipment_id)]
+
+    def call_carrier(self, shipment_ids: list[int]) -> None:
+        for shipment_id in shipment_ids:
+            clients.request_pickup(shipment_id)
+
+    def carrier_confirmed(self, shipment_id: int) -> list[Job]:
+        return [self.tidy.enqueue(shipping.confirm_pickup, shipment_id)]
+
+    def routes(self, day: str) -> list[Job]:
+        return [self.crowded.enqueue(shipping.plan_routes, day)]
+
+    def track(self, shipment_ids: list[int]) -> list[Job]:
+        return [self.crowded.enqueue(shipping.update_tracking, shipment_id) for shipment_id in shipment_ids]
+
+    def track_promptly(self, shipment_id: int) -> list[Job]:
+        return [self.quick.enqueue(shipping.update_tracking_promptly, shipment_id)]
+
+    # reports
+
+    def sales_report(self, day: str) -> list[Job]:
+        return [self.crowded.enqueue(reports.build_sales_report, day)]
+
+    def archive(self, first_day: str, days: int) -> list[Job]:
+        return [self.default.enqueue(reports.export_invoices, first_day, days)]
+
+    def archive_page_by_page(self, first_day: str, days: int) -> list[Job]:
+        return [self.tidy.enqueue(reports.export_invoices_page_by_page, first_day, days)]
+
+    def revenue(self, day: str) -> list[Job]:
+        return [self.default.enqueue(reports.revenue_by_country, day)]
+
+    def revenue_in_parallel(self, day: str) -> list[Job]:
+        return [self.tidy.enqueue(reports.revenue_by_country_in_parallel, day)]
