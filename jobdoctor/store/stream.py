@@ -18,7 +18,6 @@ import socket
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
-from urllib.parse import urlsplit
 
 import redis
 from redis.backoff import NoBackoff
@@ -366,10 +365,5 @@ def _sentence(error: BaseException) -> str:
 
 def _shown(redis_url: str) -> str:
     """The URL for messages, without user, password and options."""
-    try:
-        parts = urlsplit(redis_url)
-        host = parts.hostname or parts.path
-        port = f":{parts.port}" if parts.port else ""
-    except ValueError:
-        return redis_url.rpartition("@")[2]
-    return f"{parts.scheme}://{host}{port}{parts.path if parts.hostname else ''}"
+    scheme, separator, rest = redis_url.partition("://")
+    return f"{scheme}{separator}{rest.rpartition('@')[2].partition('?')[0]}"
