@@ -3,10 +3,24 @@
 
 from __future__ import annotations
 
-from msgspec import Struct, field
+import hashlib
+import os
+import platform
+import signal
+from typing import Any, TypeVar
 
+from msgspec import Struct, ValidationError, convert, field
+from msgspec.structs import fields, replace
+
+from jobdoctor.capture import ledger
+from jobdoctor.capture.ledger import LedgerInputs
+from jobdoctor.capture.recording import Recording
 from jobdoctor.model import (
+    DatabaseSession,
+    Death,
     ExceptionInfo,
+    Execution,
+    ImportCost,
     LockWait,
     Outcome,
     Payload,
@@ -17,9 +31,16 @@ from jobdoctor.model import (
     RetryPolicy,
     Rusage,
     Sample,
+    Span,
+    SpanGroup,
     Trigger,
     WorkerKind,
 )
+
+#: What a LockWait of the observer or of a probe is about when the wait is inside a database call.
+_DATABASE_LOCKS = frozenset({"row", "table", "advisory", "sqlite"})
+
+_Fact = TypeVar("_Fact", bound=Struct)
 
 
 class ExecutionFacts(Struct):
@@ -67,6 +88,7 @@ class Observation(Struct):
     sampler_missing: str = ""  # why there are no samples, when there should be
     rusage: Rusage | None = None
     wait_status: int | None = None  # of os.wait4
+    oom_kills: int = 0  # ``Sampler.oom_kills()``: what the kernel's out-of-memory killer did while the horse ran
     own_cpu_ns: int | None = None  # SimpleWorker and record(): CPU of the process over the execution
     killed_by_us: str = ""  # "timeout" or "stopped", when the parent killed the horse itself
     payload: Payload | None = None
@@ -76,3 +98,371 @@ class Observation(Struct):
     phases: list[Phase] = field(default_factory=list)  # measured in the parent, on the performance counter
     overhead_ns: int = 0  # the parent's own cost for this execution
     not_captured: list[str] = field(default_factory=list)
+
+
+class _Clock:
+    """Positions on the performance counter, as ns since the dequeue, kept within the run."""
+
+    def __init__(self, observation: Observation) -> None:
+        self.zero = observation.dequeued_ns
+        self.run = max(0, observation.reaped_ns - observation.dequeued_ns)
+
+    def at(self, perf_ns: int) -> int:
+        return min(max(0, perf_ns - self.zero), self.run)
+
+
+def assemble(facts: ExecutionFacts, observation: Observation, recording: Recording | None) -> Execution:
+    """The execution, with its ledger. ``recording`` None: the horse's own recording was not possible at all."""
+    clock = _Clock(observation)
+    dequeued_at_ns = observation.epoch_ns + observation.dequeued_ns - observation.perf_ns
+    enqueued_at_ns = facts.enqueued_at_ns or dequeued_at_ns
+    # Another machine's clock may run ahead of ours: no wait is then claimed, and the order of instants is kept.
+    enqueued_at_ns = min(enqueued_at_ns, dequeued_at_ns)
+    missing = list(observation.not_captured)
+    if observation.sampler_missing:
+        missing.append(f"CPU and memory over time: {observation.sampler_missing}")
+    if recording is None:
+        missing.append("Calls, phases and callsites: the recording of the job's process could not be read")
+    else:
+        missing += _missing(recording)
+    phases = _phases(observation, recording, clock)
+    groups = [_moved(group, clock) for group in recording.groups] if recording else []
+    locks = _locks(observation, recording, clock, groups)
+    samples = [replace(sample, at_ns=clock.at(sample.at_ns)) for sample in observation.samples]
+    in_flight = _in_flight(recording, clock, observation)
+    parts = ledger.build(
+        LedgerInputs(
+            queue_wait_ns=dequeued_at_ns - enqueued_at_ns,
+            run_ns=clock.run,
+            forked_ns=clock.at(observation.forked_ns) if observation.forked_ns else None,
+            exited_ns=clock.at(observation.exited_ns) if observation.exited_ns else None,
+            phases=[phase for phase in phases if phase.name not in ("dispatch", "fork", "reap")],
+            samples=samples,
+            **_body(recording, observation, clock, groups, locks),
+        )
+    )
+    exception = _fact(recording, "exception", ExceptionInfo) or facts.exception
+    if exception is not None and not exception.digest:
+        text = "\0".join((exception.type_name, exception.message_shape, exception.callsite))
+        exception = replace(exception, digest=hashlib.blake2b(text.encode(), digest_size=8).hexdigest())
+    result = _fact(recording, "result", ResultInfo) or facts.result
+    if result is not None and facts.result is not None and result.ttl_s is None:
+        result = replace(result, ttl_s=facts.result.ttl_s)
+    return Execution(
+        id=facts.id,
+        job_id=facts.job_id,
+        job=facts.job,
+        queue=facts.queue,
+        worker=facts.worker,
+        worker_kind=facts.worker_kind,
+        outcome=facts.outcome,
+        created_at_ns=min(facts.created_at_ns or enqueued_at_ns, enqueued_at_ns),
+        enqueued_at_ns=enqueued_at_ns,
+        dequeued_at_ns=dequeued_at_ns,
+        reaped_at_ns=dequeued_at_ns + clock.run,
+        attempt=facts.attempt,
+        scheduled=facts.scheduled,
+        worker_queues=facts.worker_queues,
+        queue_depth=facts.queue_depth,
+        host=facts.host,
+        pid=facts.pid,
+        horse_pid=observation.horse_pid,
+        rq_version=facts.rq_version,
+        python_version=platform.python_version(),
+        timeout_s=facts.timeout_s,
+        failure_ttl_s=facts.failure_ttl_s,
+        retry=facts.retry,
+        slo_ms=facts.slo_ms,
+        payload=observation.payload,
+        result=result,
+        exception=exception,
+        death=_death(facts, observation, recording, clock),
+        trigger=facts.trigger,
+        phases=phases,
+        ledger=parts,
+        groups=groups,
+        spans=[_moved_span(span, clock) for span in recording.spans] if recording else [],
+        spans_dropped=recording.spans_dropped if recording else 0,
+        in_flight=in_flight,
+        locks=locks,
+        sessions=_sessions(recording, clock),
+        imports=_facts(recording, "import", ImportCost),
+        gc_ns=recording.gc_ns if recording else 0,
+        gc_count=recording.gc_count if recording else 0,
+        samples=samples,
+        rusage=observation.rusage,
+        profile=observation.profile,
+        probes=observation.probes or _facts(recording, "probe", ProbeStatus),
+        overhead_ns=observation.overhead_ns + (recording.overhead_ns if recording else 0),
+        truncated=recording.truncated if recording else False,
+        not_captured=missing,
+    )
+
+
+# --------------------------------------------------------------------------------------------------------------- parts
+
+
+def _fact(recording: Recording | None, kind: str, struct: type[_Fact]) -> _Fact | None:
+    found = _facts(recording, kind, struct)
+    return found[-1] if found else None
+
+
+def _facts(recording: Recording | None, kind: str, struct: type[_Fact]) -> list[_Fact]:
+    """The notes of a kind as structs; a note that does not fit is left out, keys that the struct does not know too."""
+    if recording is None:
+        return []
+    known = {known.name for known in fields(struct)}
+    found: list[_Fact] = []
+    for note in recording.facts(kind):
+        try:
+            found.append(convert({key: value for key, value in note.items() if key in known}, struct))
+        except ValidationError:
+            pass
+    return found
+
+
+def _missing(recording: Recording) -> list[str]:
+    missing = [str(note["text"]) for note in recording.facts("missing") if note.get("text")]
+    if recording.notes_dropped:
+        missing.append(f"{recording.notes_dropped} notes of the horse: there was no room for them")
+    if recording.suppressed:
+        missing.append("A recording inside this one: the outer one has its calls")
+    return missing
+
+
+def _moved(group: SpanGroup, clock: _Clock) -> SpanGroup:
+    if not group.count:
+        return group
+    return replace(group, first_start_ns=clock.at(group.first_start_ns), last_end_ns=clock.at(group.last_end_ns))
+
+
+def _moved_span(span: Span, clock: _Clock) -> Span:
+    return replace(span, start_ns=clock.at(span.start_ns))
+
+
+def _gone_ns(observation: Observation) -> int:
+    """When the job's process was gone, or else when the parent was done with it."""
+    return observation.exited_ns or observation.reaped_ns
+
+
+def _in_flight(recording: Recording | None, clock: _Clock, observation: Observation) -> Span | None:
+    if recording is None or recording.in_flight is None:
+        return None
+    span = recording.in_flight
+    end = clock.at(_gone_ns(observation))
+    start = clock.at(span.start_ns)
+    return replace(span, start_ns=start, duration_ns=max(0, end - start))
+
+
+def _phases(observation: Observation, recording: Recording | None, clock: _Clock) -> list[Phase]:
+    """The horse's phases, closed, between what the parent knows: dispatch, fork and reap."""
+    found = [
+        Phase(phase.name, clock.at(phase.start_ns), clock.at(phase.end_ns or _gone_ns(observation)))
+        for phase in (recording.phases if recording else [])
+    ]
+    known = {phase.name for phase in observation.phases}
+    found += [Phase(phase.name, clock.at(phase.start_ns), clock.at(phase.end_ns)) for phase in observation.phases]
+    first = min((phase.start_ns for phase in found), default=None)
+    if observation.forked_ns:
+        forked = clock.at(observation.forked_ns)
+        if "dispatch" not in known:
+            found.append(Phase("dispatch", 0, forked))
+        if "fork" not in known and first is not None and first > forked:
+            found.append(Phase("fork", forked, first))
+    if observation.exited_ns and "reap" not in known:
+        found.append(Phase("reap", clock.at(observation.exited_ns), clock.run))
+    return sorted(found, key=lambda phase: (phase.start_ns, phase.end_ns))
+
+
+def _locks(
+    observation: Observation, recording: Recording | None, clock: _Clock, groups: list[SpanGroup]
+) -> list[LockWait]:
+    found = []
+    for wait in (*_facts(recording, "lock", LockWait), *observation.locks):
+        group = wait.group
+        if group < 0:
+            group = _group_of(wait, groups)
+        found.append(replace(wait, start_ns=clock.at(wait.start_ns) if wait.start_ns else 0, group=group))
+    return found
+
+
+def _group_of(wait: LockWait, groups: list[SpanGroup]) -> int:
+    """The group that waited: the one with the statement, or with the lock's name; -1 when it is not clear."""
+    if wait.kind in _DATABASE_LOCKS:
+        fitting = [
+            index
+            for index, group in enumerate(groups)
+            if group.channel == "sql" and wait.statement and group.fingerprint == wait.statement
+        ]
+    else:
+        fitting = [
+            index
+            for index, group in enumerate(groups)
+            if group.channel == "lock" and wait.target and wait.target in (group.target, group.fingerprint)
+        ]
+    return max(fitting, key=lambda index: groups[index].max_ns, default=-1)
+
+
+def _sessions(recording: Recording | None, clock: _Clock) -> list[DatabaseSession]:
+    found: dict[str, DatabaseSession] = {}
+    for session in _facts(recording, "session", DatabaseSession):
+        start = clock.at(session.start_ns) if session.start_ns else 0
+        end = clock.at(session.end_ns) if session.end_ns else clock.run
+        known = found.get(session.backend)
+        if known is not None:
+            start, end = min(start, known.start_ns), max(end, known.end_ns)
+        found[session.backend] = DatabaseSession(session.backend, start, end)
+    return list(found.values())
+
+
+def _body(
+    recording: Recording | None,
+    observation: Observation,
+    clock: _Clock,
+    groups: list[SpanGroup],
+    locks: list[LockWait],
+) -> dict[str, Any]:
+    """What the ledger needs of the body."""
+    total_cpu_ns = _total_cpu_ns(observation)
+    if recording is None:
+        return {"body_cpu_ns": total_cpu_ns, "body_runqueue_ns": _delay(observation.samples)}
+    channel_ns = dict(recording.channel_ns)
+    marks = recording.marks
+    in_body = not marks or marks[-1].name == "body"
+    if recording.in_flight_group is not None and in_body:
+        # Killed inside a call: the time since the last transition is that call's.
+        channel = recording.in_flight_group.channel
+        channel_ns[channel] = channel_ns.get(channel, 0) + max(0, _gone_ns(observation) - recording.last_ns)
+    everywhere = {
+        channel: sum(spent.get(channel, 0) for spent in recording.phase_channel_ns.values())
+        for channel in recording.channel_cpu_ns
+    }
+    channel_cpu_ns = {
+        channel: ns * recording.channel_ns.get(channel, 0) // everywhere[channel]
+        for channel, ns in recording.channel_cpu_ns.items()
+        if everywhere[channel] > 0
+    }
+    targets: dict[str, dict[str, int]] = {}
+    for group in groups:
+        weights = targets.setdefault(group.channel, {})
+        weights[group.target] = weights.get(group.target, 0) + max(1, group.total_ns)
+    if recording.in_flight is not None and recording.in_flight_group is not None:
+        group = recording.in_flight_group
+        weights = targets.setdefault(group.channel, {})
+        lasted = max(1, _gone_ns(observation) - recording.in_flight.start_ns)
+        weights[group.target] = weights.get(group.target, 0) + lasted
+    blocked_ns: dict[str, int] = {}
+    for group in groups:
+        if group.channel == "sql" and group.blocked_ns:
+            blocked_ns[group.target] = blocked_ns.get(group.target, 0) + group.blocked_ns
+    observed: dict[str, int] = {}
+    for wait in locks:
+        if wait.kind in _DATABASE_LOCKS:
+            target = groups[wait.group].target if wait.group >= 0 else wait.target
+            observed[target] = observed.get(target, 0) + wait.waited_ns
+    for target, ns in observed.items():
+        blocked_ns[target] = max(ns, blocked_ns.get(target, 0))
+    body_cpu_ns, body_runqueue_ns = _body_cpu(recording, observation, total_cpu_ns)
+    return {
+        "channel_ns": channel_ns,
+        "channel_cpu_ns": channel_cpu_ns,
+        "targets": targets,
+        "blocked_ns": blocked_ns,
+        "body_cpu_ns": body_cpu_ns,
+        "body_runqueue_ns": body_runqueue_ns,
+        "gc_ns": recording.gc_body_ns,
+        "busy": [
+            (clock.at(span.start_ns), clock.at(span.start_ns + span.duration_ns))
+            for span in (*recording.spans, *([recording.in_flight] if recording.in_flight else []))
+        ],
+    }
+
+
+def _total_cpu_ns(observation: Observation) -> int | None:
+    """CPU of the job's whole process, from the best source there is."""
+    if observation.rusage is not None:
+        return observation.rusage.user_ns + observation.rusage.system_ns
+    if observation.own_cpu_ns is not None:
+        return observation.own_cpu_ns
+    if observation.samples:
+        return observation.samples[-1].cpu_ns - observation.samples[0].cpu_ns
+    return None
+
+
+def _delay(samples: list[Sample]) -> int:
+    return max(0, samples[-1].runqueue_ns - samples[0].runqueue_ns) if samples else 0
+
+
+def _body_cpu(recording: Recording, observation: Observation, total_cpu_ns: int | None) -> tuple[int | None, int]:
+    """(CPU, run-queue delay) of the body: between the horse's own marks, and up to the end of the process where the
+    last mark is still open."""
+    marks = recording.marks
+    if not marks:
+        return total_cpu_ns, _delay(observation.samples)
+    cpu_ns = runqueue_ns = 0
+    for mark, following in zip(marks, [*marks[1:], None], strict=True):
+        if mark.name != "body":
+            continue
+        if following is not None:
+            cpu_ns += max(0, following.cpu_ns - mark.cpu_ns)
+            runqueue_ns += max(0, following.runqueue_ns - mark.runqueue_ns)
+            continue
+        if observation.rusage is not None:
+            cpu_ns += max(0, observation.rusage.user_ns + observation.rusage.system_ns - mark.cpu_ns)
+        elif observation.samples:
+            cpu_ns += max(0, observation.samples[-1].cpu_ns - mark.cpu_ns)
+        elif observation.own_cpu_ns is not None:
+            cpu_ns += max(0, observation.own_cpu_ns - (mark.cpu_ns - marks[0].cpu_ns))
+        else:
+            return None, 0
+        if observation.samples:
+            runqueue_ns += max(0, observation.samples[-1].runqueue_ns - mark.runqueue_ns)
+    return cpu_ns, runqueue_ns
+
+
+# ---------------------------------------------------------------------------------------------------------------- death
+
+
+def _in_words(recording: Recording | None, clock: _Clock, observation: Observation) -> str:
+    """The call that was running when the recording ended: "SELECT * FROM orders on postgresql://db/app, for 2.1 s"."""
+    span = _in_flight(recording, clock, observation)
+    if recording is None or span is None or recording.in_flight_group is None:
+        return ""
+    group = recording.in_flight_group
+    words = group.fingerprint
+    if group.operation and not words.upper().startswith(group.operation.upper()):
+        words = f"{group.operation} {words}".strip()
+    if group.target and group.target not in words:
+        words += f" on {group.target}"
+    if group.callsite:
+        words += f" at {group.callsite}"
+    seconds = span.duration_ns / 1e9
+    return f"{words}, for {seconds:.1f} s" if seconds >= 0.1 else f"{words}, for {seconds * 1000:.1f} ms"
+
+
+def _death(facts: ExecutionFacts, observation: Observation, recording: Recording | None, clock: _Clock) -> Death | None:
+    """How the horse died; None when it ended by itself with status 0, or there was no horse."""
+    status = observation.wait_status
+    if not status:
+        return None
+    number = os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
+    code = os.WEXITSTATUS(status) if os.WIFEXITED(status) else None
+    if observation.killed_by_us:
+        cause = observation.killed_by_us
+    elif facts.outcome == "stopped":
+        cause = "stopped"
+    elif number in (signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE, signal.SIGABRT):
+        cause = "segfault"
+    elif number == signal.SIGKILL and observation.oom_kills:
+        cause = "oom"
+    elif number:
+        cause = "signal"
+    else:
+        cause = "exit"
+    return Death(
+        signal=number,
+        exit_code=code,
+        cause=cause,
+        last_rss_bytes=observation.samples[-1].rss_bytes if observation.samples else 0,
+        in_flight=_in_words(recording, clock, observation),
+    )

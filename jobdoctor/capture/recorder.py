@@ -157,8 +157,8 @@ def foreign(error: BaseException) -> bool:
     """Whether an exception that came out of our own code was raised into it from outside: by a signal handler, or into
     this thread by RQ's timer.
 
-    Such an exception (RQ's job timeout, KeyboardInterrupt) is the job's business and must go on. A handler's frame, which
-    takes a signal number and a frame, stands in the traceback; the timer's leaves no frame, but its type is RQ's.
+    Such an exception (RQ's job timeout, KeyboardInterrupt) is the job's business and must go on. A handler's frame,
+    which takes a signal number and a frame, stands in the traceback; the timer's leaves none, but its type is RQ's.
     """
     if not isinstance(error, Exception) or any(kind.__module__ == "rq.timeouts" for kind in type(error).__mro__):
         return True
@@ -444,9 +444,17 @@ class Recorder:
     recorder made over memory that holds an execution starts afresh: read with ``recording``, which needs no recorder.
     """
 
-    def __init__(self, buffer: mmap.mmap, clock: Callable[[], int] = time.perf_counter_ns) -> None:
+    def __init__(
+        self,
+        buffer: mmap.mmap,
+        clock: Callable[[], int] = time.perf_counter_ns,
+        cpu_clock: Callable[[], int] = time.process_time_ns,
+    ) -> None:
         self.buffer = buffer
         self.clock = clock
+        self._cpu_clock = cpu_clock
+        self._schedule: int | None = None
+        calibrate()
         self.words = memoryview(buffer).cast("q")
         self.lock = RLock()
         self._zero(everything=self.words[H_MAGIC] != MAGIC or self.words[H_VERSION] != VERSION)
@@ -457,6 +465,7 @@ class Recorder:
     def reset(self) -> None:
         """Make ready for the next execution: every area is zeroed, the secrets too."""
         with self.lock:
+            self._close_schedule()
             self._zero()
             self._forget()
 
@@ -514,7 +523,13 @@ class Recorder:
 
     def release(self) -> None:
         """Let go of the buffer, so that it can be closed. The recorder is of no use afterwards."""
+        self._close_schedule()
         self.words.release()
+
+    def _close_schedule(self) -> None:
+        if self._schedule is not None and self._schedule >= 0:
+            os.close(self._schedule)
+        self._schedule = None
 
     def _began(self) -> None:
         self.words[H_PID] = os.getpid()
@@ -742,8 +757,9 @@ class Recorder:
     # -- phases, notes, secrets
 
     def mark(self, name: str) -> None:
-        """A phase begins, one of ``layout.PHASES``; "end" closes the last one. Calls made in "setup", "persist" and
-        after "end" are RQ's own and are not recorded."""
+        """A phase begins, one of ``layout.PHASES``; "end" closes the last one. To be called in the thread that runs
+        the job: its run-queue delay is read, and the CPU of the process. Calls made in "setup", "persist" and after
+        "end" are RQ's own and are not recorded."""
         try:
             index = PHASE_INDEX[name]
             with self.lock:
@@ -760,6 +776,8 @@ class Recorder:
                     at = _PHASE_WORD + used * PHASE_WORDS
                     words[at] = index
                     words[at + 1] = now
+                    words[at + 2] = self._cpu_clock()
+                    words[at + 3] = self._delay()
                     words[H_PHASES] = used + 1
                 else:
                     words[H_TRUNCATED] |= _OVER_BUDGET
@@ -767,6 +785,20 @@ class Recorder:
         except Exception as error:
             if foreign(error):
                 raise
+
+    def _delay(self) -> int:
+        """Run-queue delay of this thread so far, ns; 0 where the kernel does not say."""
+        if self._schedule is None:
+            try:
+                self._schedule = os.open("/proc/thread-self/schedstat", os.O_RDONLY | os.O_CLOEXEC)
+            except OSError:
+                self._schedule = -1
+        if self._schedule < 0:
+            return 0
+        try:
+            return int(os.pread(self._schedule, 64, 0).split()[1])
+        except (OSError, IndexError, ValueError):
+            return 0
 
     def note(self, kind: str, **facts: Any) -> None:
         """A rare fact, JSON-like. Bounded: beyond the room for its kind it is counted as dropped."""
@@ -819,6 +851,8 @@ class Recorder:
         self.words[H_SUPPRESSED] += 1
 
 
+_cost_ns = 0
+
 #: The recorder of the execution that runs in this process; None when there is none, and probes pass straight through.
 current: Recorder | None = None
 
@@ -848,13 +882,12 @@ def _forget_in_child() -> None:
 
 os.register_at_fork(after_in_child=_forget_in_child)
 
-_cost_ns = 0
-
 
 def calibrate(pairs: int = 100) -> int:
     """Cost of one begin/end pair in this process, ns: the median over batches, measured once (under a millisecond)."""
     global _cost_ns
     if not _cost_ns:
+        _cost_ns = 1  # the scratch recorder below asks for it too
         scratch = Recorder(mmap.mmap(-1, SIZE))
         shape = scratch.shape("sleep", "calibrate", "calibrate")
         batches = []

@@ -114,6 +114,15 @@ class InFlight(Struct, frozen=True):
     thread: int
 
 
+class Mark(Struct, frozen=True):
+    """The beginning of a phase, with the CPU of the process and the run-queue delay of the job's thread until then."""
+
+    name: str
+    at_ns: int
+    cpu_ns: int
+    runqueue_ns: int
+
+
 class Recording(Struct, frozen=True):
     """One execution, as its own process saw it."""
 
@@ -129,6 +138,7 @@ class Recording(Struct, frozen=True):
     #: The last one may be open: its ``end_ns`` is 0.
     phases: list[Phase]
     notes: list[Note]
+    marks: list[Mark]
     #: Wall time of the body (and of recordings without phases) by channel, disjoint: never more than the wall time.
     channel_ns: dict[str, int]
     #: Client-side CPU within calls, by channel, estimated.
@@ -263,18 +273,22 @@ def _flights(words: memoryview) -> list[tuple[int, int, int, int]]:
     return found
 
 
-def _phases(words: memoryview) -> list[Phase]:
+def _marks(words: memoryview) -> list[Mark]:
     marks = []
     for number in range(min(words[H_PHASES], PHASE_MARKS)):
         at = PHASES_AT // WORD + number * PHASE_WORDS
         index = words[at]
         if 0 <= index < len(PHASES):
-            marks.append((PHASES[index], words[at + 1]))
-    phases = []
-    for number, (name, start) in enumerate(marks):
-        if name not in ("", "end"):
-            phases.append(Phase(name, start, marks[number + 1][1] if number + 1 < len(marks) else 0))
-    return phases
+            marks.append(Mark(PHASES[index], words[at + 1], words[at + 2], words[at + 3]))
+    return marks
+
+
+def _phases(marks: list[Mark]) -> list[Phase]:
+    return [
+        Phase(mark.name, mark.at_ns, marks[number + 1].at_ns if number + 1 < len(marks) else 0)
+        for number, mark in enumerate(marks)
+        if mark.name not in ("", "end")
+    ]
 
 
 def _channels(words: memoryview) -> dict[str, dict[str, int]]:
@@ -302,7 +316,7 @@ def read(buffer: mmap.mmap | bytes | bytearray | memoryview) -> Recording:
 def _read(view: _View) -> Recording:
     words = view.words
     if words[H_MAGIC] != MAGIC:
-        return Recording((0, 0), 0, [], [], 0, None, None, [], [], {}, {}, {}, 0, 0, 0, 0, 0, False)
+        return Recording((0, 0), 0, [], [], 0, None, None, [], [], [], {}, {}, {}, 0, 0, 0, 0, 0, False)
     # Lengths first: what is published later belongs to the next read.
     cells, spans_used, strings = words[H_CELLS], min(words[H_SPANS], SPANS), words[H_STRINGS]
     calls = words[H_CALLS]
@@ -360,9 +374,12 @@ def _read(view: _View) -> Recording:
                     groups.append(group)
                 in_flight = Span(group=index, start_ns=start, duration_ns=0, thread=thread, params=params)
                 in_flight_group = group
-    phases = _phases(words)
+    marks = _marks(words)
+    phases = _phases(marks)
     for phase in phases:
         last_ns = max(last_ns, phase.start_ns, phase.end_ns)
+    if marks:
+        last_ns = max(last_ns, marks[-1].at_ns)
     notes = [
         Note(entry[0], entry[1])
         for entry in view.log(NOTES_AT, words[H_NOTES], NOTE_BYTES)
@@ -390,6 +407,7 @@ def _read(view: _View) -> Recording:
         in_flight_group=in_flight_group,
         phases=phases,
         notes=notes,
+        marks=marks,
         channel_ns=channel_ns,
         channel_cpu_ns=channel_cpu_ns,
         phase_channel_ns=phase_channel_ns,

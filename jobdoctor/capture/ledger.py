@@ -1,0 +1,206 @@
+"""Where every nanosecond from enqueue to reap went: disjoint parts that add up to the wall time exactly.
+
+The run is first cut into phases (dispatch, fork, deserialize, import, body, callback, result, persist, reap): time in a
+phase other than the body belongs to that phase, whatever was done in it. The body is then divided:
+
+1. Calls seen by probes have the wall time that the recorder attributed to their channel; it is disjoint already. Of it
+   the client-side CPU goes to ``cpu`` with the channel as detail, what is known to be blocked by another database
+   session to ``lock``, the rest to the channel with the target as detail.
+2. CPU outside of calls is ``cpu`` (of it, garbage collection is ``gc``). CPU that other threads used while the job
+   waited in a call overlaps with that wait: wall time is counted once, as the wait, and the overlap is left out.
+3. Run-queue delay is ``cpu_wait``: first of the time outside of calls; what does not fit there was spent waking up from
+   calls, and is taken off their waits evenly.
+4. What then remains was blocked in the kernel outside of any probe, as far as samples show it (``other_wait``, with
+   what it was blocked in), and else ``unexplained``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from msgspec import Struct, field
+
+from jobdoctor.model import LEDGER_PARTS, LedgerPart, Phase, Sample
+
+_Put = Callable[[str, str, int], None]  # adds ns to the part of this name and detail
+
+#: Channels whose part has another name. Mail has no part of its own.
+_PART_OF_CHANNEL = {"enqueue": "redis", "mail": "other_wait"}
+_PART_OF_PHASE = {
+    "dispatch": "dispatch",
+    "setup": "dispatch",
+    "fork": "fork",
+    "deserialize": "deserialize",
+    "import": "import",
+    "callback": "callback",
+    "result": "result",
+    "persist": "persist",
+    "reap": "reap",
+}
+_BLOCKED = frozenset({"futex", "socket", "sleep", "disk", "child"})
+_ORDER = {name: index for index, name in enumerate(LEDGER_PARTS)}
+
+
+class LedgerInputs(Struct):
+    """What the parts are built from. Positions are ns since the dequeue; None and empty mean not known."""
+
+    queue_wait_ns: int
+    run_ns: int  # dequeue to reap
+    forked_ns: int | None = None  # the fork call began; None: the job ran in the worker's own process
+    exited_ns: int | None = None  # the horse was gone
+    phases: list[Phase] = field(default_factory=list)  # closed, as the horse marked them
+    channel_ns: dict[str, int] = field(default_factory=dict)  # of the body, disjoint
+    channel_cpu_ns: dict[str, int] = field(default_factory=dict)  # of the body
+    targets: dict[str, dict[str, int]] = field(default_factory=dict)  # channel: target: weight
+    blocked_ns: dict[str, int] = field(default_factory=dict)  # target: SQL time known to be blocked by another session
+    body_cpu_ns: int | None = None
+    body_runqueue_ns: int = 0
+    gc_ns: int = 0  # while the body ran
+    samples: list[Sample] = field(default_factory=list)
+    busy: list[tuple[int, int]] = field(default_factory=list)  # stretches in which a probe saw a call
+
+
+def build(inputs: LedgerInputs) -> list[LedgerPart]:
+    """The parts in the order of ``LEDGER_PARTS``, larger ones of a name first; none is empty, none negative, and their
+    sum is exactly ``queue_wait_ns + run_ns``."""
+    parts: dict[tuple[str, str], int] = {}
+
+    def put(name: str, detail: str, ns: int) -> None:
+        if ns > 0:
+            parts[name, detail] = parts.get((name, detail), 0) + ns
+
+    put("queue_wait", "", inputs.queue_wait_ns)
+    bodies = _cut(inputs, put)
+    _divide(inputs, bodies, put)
+    return sorted(
+        (LedgerPart(name, detail, ns) for (name, detail), ns in parts.items()),
+        key=lambda part: (_ORDER[part.name], -part.ns, part.detail),
+    )
+
+
+def _cut(inputs: LedgerInputs, put: _Put) -> list[tuple[int, int]]:
+    """Put every phase but the body; returns the stretches of the body."""
+    run = max(0, inputs.run_ns)
+    cursor = 0
+    bodies: list[tuple[int, int]] = []
+    exited = run if inputs.exited_ns is None else min(max(0, inputs.exited_ns), run)
+    phases = sorted((phase for phase in inputs.phases), key=lambda phase: phase.start_ns)
+    if inputs.forked_ns is not None:
+        forked = min(max(0, inputs.forked_ns), run)
+        put("dispatch", "", forked)
+        cursor = forked
+        first = "fork"
+    else:
+        first = "dispatch"
+    if not phases:
+        # Nothing was marked: the horse is looked at from outside only.
+        if inputs.forked_ns is None:
+            exited = run
+        bodies.append((cursor, max(cursor, exited)))
+        put("reap", "", run - max(cursor, exited))
+        return bodies
+    gap = first
+    for phase in phases:
+        start = min(max(cursor, phase.start_ns), run)
+        end = min(max(start, phase.end_ns), run)
+        put(gap, "", start - cursor)
+        if phase.name == "body":
+            bodies.append((start, end))
+        else:
+            put(_PART_OF_PHASE.get(phase.name, "unexplained"), "", end - start)
+        cursor = end
+        gap = "unexplained"
+    put("reap", "", run - cursor)
+    return bodies
+
+
+def _divide(inputs: LedgerInputs, bodies: list[tuple[int, int]], put: _Put) -> None:
+    body = sum(end - start for start, end in bodies)
+    waits = {channel: ns for channel, ns in inputs.channel_ns.items() if ns > 0}
+    if sum(waits.values()) > body:
+        waits = _share(body, waits)
+    outside = body - sum(waits.values())
+
+    # CPU: within calls, and outside of them.
+    inside = {
+        channel: min(inputs.channel_cpu_ns.get(channel, 0), ns)
+        for channel, ns in waits.items()
+        if inputs.channel_cpu_ns.get(channel, 0) > 0
+    }
+    if inputs.body_cpu_ns is not None and sum(inside.values()) > inputs.body_cpu_ns:
+        inside = _share(max(0, inputs.body_cpu_ns), inside)
+    for channel, ns in inside.items():
+        put("cpu", channel, ns)
+        waits[channel] -= ns
+    own = 0
+    if inputs.body_cpu_ns is not None:
+        own = min(outside, max(0, inputs.body_cpu_ns - sum(inside.values())))
+        collected = min(own, max(0, inputs.gc_ns))
+        put("gc", "", collected)
+        put("cpu", "", own - collected)
+    outside -= own
+
+    # Runnable, not running.
+    delay = max(0, inputs.body_runqueue_ns)
+    delayed = min(delay, outside)
+    outside -= delayed
+    waking = min(delay - delayed, sum(waits.values()))
+    if waking:
+        for channel, ns in _share(waking, waits).items():
+            waits[channel] -= ns
+    put("cpu_wait", "", delayed + waking)
+
+    # Waits that probes saw.
+    for channel, ns in waits.items():
+        targets = _share(ns, inputs.targets.get(channel) or {"": 1})
+        part = _PART_OF_CHANNEL.get(channel, channel)
+        for target, share in targets.items():
+            blocked = min(share, inputs.blocked_ns.get(target, 0)) if channel == "sql" else 0
+            put("lock", target, blocked)
+            put(part, target or (channel if part == "other_wait" else ""), share - blocked)
+
+    # Waits that they did not.
+    seen = _blocked_outside(inputs, bodies)
+    total = min(outside, sum(seen.values()))
+    for wait, ns in _share(total, seen).items():
+        put("other_wait", wait, ns)
+    put("unexplained", "", outside - total)
+
+
+def _blocked_outside(inputs: LedgerInputs, bodies: list[tuple[int, int]]) -> dict[str, int]:
+    """Time for which samples found the body blocked while no probe saw a call, by what it was blocked in. A sample
+    stands for the stretch from half-way to the one before to half-way to the one after."""
+    samples = sorted(inputs.samples, key=lambda sample: sample.at_ns)
+    busy = sorted(inputs.busy)
+    found: dict[str, int] = {}
+    index = 0
+    for start, end in bodies:
+        within = [sample for sample in samples if start <= sample.at_ns < end]
+        for number, sample in enumerate(within):
+            if sample.wait not in _BLOCKED:
+                continue
+            while index < len(busy) and busy[index][1] < sample.at_ns:
+                index += 1
+            if any(begin <= sample.at_ns <= finish for begin, finish in busy[index : index + 8]):
+                continue
+            before = (within[number - 1].at_ns + sample.at_ns) // 2 if number else start
+            after = (within[number + 1].at_ns + sample.at_ns) // 2 if number + 1 < len(within) else end
+            found[sample.wait] = found.get(sample.wait, 0) + after - before
+    return found
+
+
+def _share(total: int, weights: dict[str, int]) -> dict[str, int]:
+    """``total`` divided in proportion to the weights, in whole ns; the sum is exact, and no share is above its weight
+    as long as ``total`` is not above theirs."""
+    whole = sum(weights.values())
+    if whole <= 0:
+        return dict.fromkeys(weights, 0) if total <= 0 or not weights else {next(iter(weights)): total}
+    shares: dict[str, int] = {}
+    given = taken = 0
+    for name, weight in weights.items():
+        # Cumulative rounding: each share is the difference of two rounded-down prefixes.
+        taken += weight
+        upto = total * taken // whole
+        shares[name] = upto - given
+        given = upto
+    return shares
