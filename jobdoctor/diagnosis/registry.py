@@ -10,6 +10,15 @@ from jobdoctor.model import Check
 
 #: Module (below jobdoctor.diagnosis.checklist) and class of each rule, by code. Loaded on first use.
 RULES: dict[str, tuple[str, str]] = {
+    "JD101": ("payload.large_payload", "LargePayload"),
+    "JD102": ("payload.object_argument", "ObjectArgument"),
+    "JD105": ("payload.import_cost", "ImportCostRule"),
+    "JD201": ("external.slow_dependency", "SlowDependency"),
+    "JD202": ("external.no_timeout", "NoTimeout"),
+    "JD204": ("external.call_in_transaction", "CallInTransaction"),
+    "JD301": ("internals.cpu_bound", "CpuBound"),
+    "JD305": ("internals.sleeping", "Sleeping"),
+    "JD306": ("internals.killed", "Killed"),
     "JD401": ("batching.n_plus_one_query", "NPlusOneQuery"),
     "JD402": ("batching.n_plus_one_http", "NPlusOneHttp"),
     "JD403": ("batching.redis_round_trips", "RedisRoundTrips"),

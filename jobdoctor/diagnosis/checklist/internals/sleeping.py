@@ -1,0 +1,119 @@
+"""sleeping: the job sleeps or polls, and a worker sleeps with it.
+
+## What it looks for
+
+Time in `time.sleep` (or `asyncio.sleep` with nothing else to do) that is at least `sleep_ms` and `sleep_share` of the
+run. Sleeps between calls of one shape are named for what they are: polling.
+
+## Why it costs time
+
+A sleeping job holds its worker as firmly as a working one. Ten workers that poll for a minute are ten workers less.
+
+## What to do
+
+Let the job end, and schedule the rest: `queue.enqueue_in(timedelta(...))` asks again later without holding a worker. A
+webhook, or a job that depends on the other one, needs no polling at all. For rate limits, spread the jobs in time.
+
+## When it is a false alarm
+
+A short backoff before another attempt is healthy, and stays below the limits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from jobdoctor.diagnosis import measure
+from jobdoctor.diagnosis.measure import Calls, words_count, words_ms, words_share
+from jobdoctor.diagnosis.rule import Limit, Rule
+from jobdoctor.model import Evidence, Execution, Finding, JobHistory, Severity, SpanGroup
+
+
+class Sleeping(Rule):
+    """JD305."""
+
+    code = "JD305"
+    name = "sleeping"
+    step = "internals"
+    kind = "schedule"
+    needs = ("sleep",)
+
+    sleep_ms = Limit(250, "ms", "sleep in each execution", "own: longer than the first steps of a usual backoff, 0.1 s")
+    sleep_share = Limit(0.2, "share", "share of the run that is sleep", "own: a fifth of the worker")
+    long_ms = Limit(5_000, "ms", "sleep in each execution that counts whatever its share", "own: a worker for 5 s")
+    critical_ms = Limit(2_000, "ms", "sleep from which it is critical, when it is most of the run", "own")
+    polling_calls = Limit(3, "calls", "sleeps and calls of one shape from which they are polling", "own")
+
+    def check(self, history: JobHistory) -> Iterator[Finding]:
+        executions = measure.typical(history)
+        run = measure.run_ms(executions)
+        sleeps = measure.merge_calls(executions, "sleep")
+        slept = _slept_ms(sleeps, executions)
+        if slept < self.limits.sleep_ms:
+            return
+        if slept < self.limits.sleep_share * run and slept < self.limits.long_ms:
+            return
+        yield self._describe(sleeps, slept, run, executions)
+
+    def _describe(self, sleeps: Sequence[Calls], slept: float, run: float, executions: Sequence[Execution]) -> Finding:
+        part = measure.share(slept, run)
+        severity: Severity = "critical" if slept >= self.limits.critical_ms and part >= 0.5 else "warning"
+        polled = self._polled(sleeps, executions)
+        first = sleeps[0].first if sleeps else None
+        count = sum(each.count for each in sleeps)
+        evidence = [
+            measure.calls_evidence(
+                f"{words_count(count)} {'sleep' if round(count) == 1 else 'sleeps'}, {words_ms(slept)} of "
+                f"{words_ms(run)} in each execution",
+                sleeps,
+            )
+        ]
+        title = f"{words_ms(slept)} asleep ({words_share(part)} of the run)"
+        if first is not None and first.callsite:
+            title += f" at {first.callsite}"
+        if polled is not None:
+            title += f", polling {polled.fingerprint}"
+            evidence.append(
+                Evidence("fact", f"Between the sleeps it asks again: {polled.fingerprint} at {polled.callsite}")
+            )
+        function = executions[0].job.rpartition(".")[2]
+        text = "Let the job end and schedule the rest. `enqueue_in` asks again later without holding a worker."
+        if polled is not None:
+            text = (
+                "Let the job end and ask again later with `enqueue_in`. A webhook, or a job that depends on the other, "
+            )
+            text += "needs no polling at all."
+        return self.finding(
+            severity=severity,
+            confidence=0.95 if first is not None else 0.75,
+            title=title,
+            cost_ms=slept,
+            saving=(slept * 0.8, slept * 0.95, slept),
+            text=text,
+            snippet=f"# {first.callsite if first else function}: instead of the sleep\n"
+            "from datetime import timedelta\n\n"
+            f"queue.enqueue_in(timedelta(seconds=30), {function}, ...)  # needs `rq worker --with-scheduler`",
+            callsite=first.callsite if first else "",
+            calls=round(count),
+            evidence=evidence,
+        )
+
+    def _polled(self, sleeps: Sequence[Calls], executions: Sequence[Execution]) -> SpanGroup | None:
+        """The call that is repeated between the sleeps, about once for each."""
+        count = sum(each.count for each in sleeps)
+        if count < self.limits.polling_calls:
+            return None
+        asked = measure.merge_calls(
+            executions, "http", "sql", "redis", where=lambda group: group.effect == "read" or group.operation == "GET"
+        )
+        near = [each for each in asked if 0.5 * count <= each.count <= 2 * count + 1]
+        return near[0].first if near else None
+
+
+def _slept_ms(sleeps: Sequence[Calls], executions: Sequence[Execution]) -> float:
+    """Sleep in ms; by the ledger where it knows of any, for a thread may sleep while the job works."""
+    by_ledger = measure.ledger_ms(executions, "sleep")
+    by_calls = sum(each.total_ms for each in sleeps)
+    if any(part.name == "sleep" for execution in executions for part in execution.ledger):
+        return min(by_ledger, by_calls) if by_calls else by_ledger
+    return by_calls

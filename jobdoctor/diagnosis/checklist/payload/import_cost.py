@@ -1,0 +1,137 @@
+"""import-cost: each forked work horse imports the job's modules anew.
+
+## What it looks for
+
+Time spent importing in the work horse before and in the job, in forked and spawned workers, when it is at least
+`import_ms` and at least `import_share` of the run. The modules are listed with what each cost.
+
+## Why it costs time
+
+RQ forks a work horse for each job and imports the job's module in it. What the worker itself had not imported before
+the fork is imported again for every job: a second of imports is a second for each execution, on every worker.
+
+## What to do
+
+Import the modules in the worker before it forks: write a small worker script that imports them and then works. The
+horses inherit them for nothing. Import what only rare paths need inside the function that needs it.
+
+## When it is a false alarm
+
+When executions are so rare, or so long, that a second does not matter; or when the modules must not be loaded before
+a fork (some open connections or start threads at import). Simple workers import once and are not judged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from jobdoctor.diagnosis import measure
+from jobdoctor.diagnosis.measure import words_ms, words_share
+from jobdoctor.diagnosis.rule import Limit, NotChecked
+from jobdoctor.diagnosis.severity import TimeRule
+from jobdoctor.model import Evidence, Execution, Finding, ImportCost, JobHistory
+
+_MODULES_NAMED = 8
+
+
+class ImportCostRule(TimeRule):
+    """JD105."""
+
+    code = "JD105"
+    name = "import-cost"
+    step = "payload"
+    where = "inside"
+    kind = "config"
+
+    import_ms = Limit(
+        50,
+        "ms",
+        "median time of imports in each horse",
+        "own: four times what a fork costs; rq/rq#2098 reports seconds",
+    )
+    import_share = Limit(0.1, "share", "share of the run that imports take", "own: below it, other things come first")
+    module_share = Limit(0.05, "share", "share of the imports from which a module is in the preload list", "own")
+
+    def check(self, history: JobHistory) -> Iterator[Finding]:
+        executions = [each for each in measure.typical(history) if each.worker_kind in ("fork", "spawn")]
+        if not executions:
+            if any(each.worker_kind in ("simple", "inline") for each in history.executions):
+                return
+            raise NotChecked("no execution in a forked worker ended by itself: run the job under `jobdoctor run`")
+        costs = [measure.ledger_ms([each], "import") for each in executions]
+        cost = measure.quantile(costs, 0.5)
+        run = measure.run_ms(executions)
+        if cost < self.limits.import_ms or cost < self.limits.import_share * run:
+            return
+        modules = self._modules(executions)
+        names = [module.module for module in modules if module.depth == 0] or [history.job.rpartition(".")[0]]
+        fork = executions[0].worker_kind == "fork"
+        evidence = [
+            Evidence(
+                "fact",
+                f"Imports take {words_ms(cost)} of {words_ms(run)} in each horse ({words_share(cost / run)}), "
+                f"median of {len(costs)} executions",
+            )
+        ]
+        if modules:
+            evidence.append(
+                Evidence(
+                    "fact",
+                    "The dearest modules: "
+                    + ", ".join(f"{each.module} {words_ms(each.total_ns / 1e6)}" for each in modules[:5]),
+                    {
+                        "imports": [
+                            {
+                                "module": each.module,
+                                "total_ms": round(each.total_ns / 1e6, 3),
+                                "self_ms": round(each.self_ns / 1e6, 3),
+                                "depth": each.depth,
+                            }
+                            for each in modules
+                        ]
+                    },
+                )
+            )
+        yield self.finding(
+            severity=self.severity(cost * 0.95, run),
+            confidence=0.95 if fork and modules else 0.85,
+            title=f"{words_ms(cost)} of imports in each work horse ({words_share(cost / run)} of the run)",
+            cost_ms=measure.mean(costs),
+            saving=(cost * 0.8, cost * 0.95, cost),
+            text=f"Import {', '.join(names[:3])}{' and the others listed' if len(names) > 3 else ''} in the worker "
+            "before it forks. The horses inherit what the worker has imported."
+            + ("" if fork else " A spawned horse inherits nothing: use a forking worker for this queue."),
+            snippet=_snippet(names, modules, history),
+            evidence=evidence,
+        )
+
+    def _modules(self, executions: Sequence[Execution]) -> list[ImportCost]:
+        """Modules with their mean cost over the executions that recorded any, the dearest first."""
+        recorded = [each for each in executions if each.imports]
+        sums: dict[str, tuple[int, int, int]] = {}
+        for execution in recorded:
+            for module in execution.imports:
+                total, own, depth = sums.get(module.module, (0, 0, module.depth))
+                sums[module.module] = (total + module.total_ns, own + module.self_ns, min(depth, module.depth))
+        number = max(1, len(recorded))
+        means = [ImportCost(name, total // number, own // number, depth) for name, (total, own, depth) in sums.items()]
+        whole = sum(module.total_ns for module in means if module.depth == 0) or sum(m.self_ns for m in means)
+        dear = [module for module in means if module.total_ns >= self.limits.module_share * whole]
+        return sorted(dear, key=lambda module: (module.depth, -module.total_ns))[: 2 * _MODULES_NAMED]
+
+
+def _snippet(names: Sequence[str], modules: Sequence[ImportCost], history: JobHistory) -> str:
+    cost = {module.module: words_ms(module.total_ns / 1e6) for module in modules}
+    queue = history.executions[0].queue
+    lines = ["# worker.py: what is imported here is inherited by every horse"]
+    for name in names[:_MODULES_NAMED]:
+        took = f", {cost[name]} in each horse" if name in cost else ""
+        lines.append(f"import {name}  # noqa: F401{took}")
+    lines += [
+        "",
+        "from redis import Redis",
+        "from jobdoctor import Worker",
+        "",
+        f'Worker(["{queue}"], connection=Redis()).work()',
+    ]
+    return "\n".join(lines)
