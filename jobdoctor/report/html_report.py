@@ -1,0 +1,149 @@
+"""The report as one HTML file that needs nothing else: no network, no inline styles, one hashed style and one script."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+from collections.abc import Sequence
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+from msgspec import Struct
+from pygments import highlight
+from pygments.formatters import HtmlFormatter
+from pygments.lexers import get_lexer_by_name
+
+from jobdoctor.model import STEP_TITLES
+from jobdoctor.report import charts, words
+from jobdoctor.report.context import PART_TITLES, ReportContext
+from jobdoctor.report.evidence_table import shown
+
+VERDICT_TITLES = {
+    "inside": "Inside the job",
+    "around": "Around the job",
+    "both": "Inside and around the job",
+    "none": "Nothing wrong",
+    "unknown": "Not enough data",
+}
+STATUS_TITLES = {"found": "Found", "clear": "Clear", "not_checked": "Not checked", "crashed": "Crashed"}
+
+#: What becomes part of the names of CSS classes: words of ours only, never a recorded name.
+_CLASS_WORD = re.compile(r"[^a-z_]")
+
+_SQL = re.compile(r"^\s*(SELECT|INSERT|UPDATE|DELETE|CREATE|ALTER|WITH|SET|EXPLAIN)\b")
+_SHELL = re.compile(r"^\s*(\$ |rq |jobdoctor |pip |export |[A-Z_]+=\S+ \w)")
+_TOML = re.compile(r"^\s*\[[\w.]+\]\s*$", re.MULTILINE)
+
+
+class IndexRow(Struct, frozen=True):
+    """A job in the index: its context, and the name of its report's file beside the index."""
+
+    context: ReportContext
+    href: str
+
+
+def render(context: ReportContext) -> str:
+    """The report of one job."""
+    return _page("report.html", title=f"{words.clean(context.job)} · jobdoctor", report=context)
+
+
+def render_index(rows: Sequence[IndexRow]) -> str:
+    """The page that lists the reports, the most worker time to give back first."""
+    ranked = sorted(rows, key=lambda row: (-row.context.saving_ms * row.context.executions, row.context.job))
+    return _page("index.html", title="Jobs · jobdoctor", rows=ranked)
+
+
+def code_html(text: str, language: str = "") -> Markup:
+    """Highlighted code: spans with classes, everything escaped."""
+    lexer = get_lexer_by_name(language or _language(text), stripnl=False)
+    formatter: HtmlFormatter[str] = HtmlFormatter(nowrap=True, classprefix="k-")
+    return Markup(highlight(words.clean(text), lexer, formatter).rstrip("\n"))  # noqa: S704 -- Pygments escapes
+
+
+def code_lines(lines: Sequence[str]) -> list[Markup]:
+    """Lines of Python, highlighted together so that strings over several lines come out right."""
+    marked = str(code_html("\n".join(line or " " for line in lines), "python")).split("\n")
+    # An excerpt may begin inside a string; the highlighter then still gives one line for each.
+    return [Markup(line) for line in marked] + [Markup("")] * (len(lines) - len(marked))  # noqa: S704
+
+
+def _language(text: str) -> str:
+    if _SQL.match(text):
+        return "sql"
+    if _SHELL.match(text):
+        return "console" if text.lstrip().startswith("$ ") else "bash"
+    return "toml" if _TOML.search(text) and "def " not in text else "python"
+
+
+def _class_word(text: str) -> str:
+    return _CLASS_WORD.sub("", text)
+
+
+def _finalize(value: Any) -> Any:
+    return value if isinstance(value, Markup) or not isinstance(value, str) else words.clean(value)
+
+
+@cache
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("jobdoctor.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=_finalize,
+    )
+    environment.filters |= {
+        "duration": words.duration,
+        "size": words.size,
+        "number": words.number,
+        "share": words.share,
+        "instant": words.instant,
+        "iso": words.iso,
+        "code": code_html,
+        "class_word": _class_word,
+        "shown": shown,
+        "stack": charts.stack,
+        "legend": charts.legend,
+        "columns": charts.columns,
+        "line": charts.line,
+    }
+    environment.globals |= {
+        "code_lines": code_lines,
+        "count": words.count,
+        "verdict_titles": VERDICT_TITLES,
+        "status_titles": STATUS_TITLES,
+        "step_titles": STEP_TITLES,
+        "part_titles": PART_TITLES,
+    }
+    return environment
+
+
+def _static(name: str) -> str:
+    return files("jobdoctor.report").joinpath("static", name).read_text(encoding="utf-8")
+
+
+def _source_hash(text: str) -> str:
+    return "'sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() + "'"
+
+
+def content_security_policy(style: str, script: str) -> str:
+    """Nothing is loaded, nothing is sent, and only our own style and script run."""
+    return (
+        f"default-src 'none'; style-src {_source_hash(style)}; script-src {_source_hash(script)}; "
+        "img-src data:; base-uri 'none'; form-action 'none'"
+    )
+
+
+def _page(template: str, **values: Any) -> str:
+    style, script = _static("report.css"), _static("report.js")
+    return _environment().get_template(template).render(
+        style=Markup(style),  # noqa: S704 -- our own file
+        script=Markup(script),  # noqa: S704
+        policy=content_security_policy(style, script),
+        **values,
+    ) + "\n"  # fmt: skip
