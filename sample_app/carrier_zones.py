@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 COUNTRIES = ("DE", "FR", "IT", "NL", "PL")
-AREAS = 40_000
+AREAS = 12_000
 
 
 def _distance(country: int, area: int) -> float:

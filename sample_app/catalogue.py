@@ -133,7 +133,7 @@ CASES: list[Case] = [
     Case(
         "JD201",
         Load("payments.screen_order", lambda shop, n: shop.screen(n + 1)),
-        _tidy("payments.screen_order_by_cached_score", lambda shop, n: shop.screen_by_cached_score(n + 1)),
+        _tidy("payments.screen_by_cached_score", lambda shop, n: shop.screen_cached(n + 1)),
     ),
     Case(
         "JD202",
@@ -160,8 +160,8 @@ CASES: list[Case] = [
     ),
     Case(
         "JD306",
-        Load("reports.export_invoices", lambda shop, n: shop.archive(_day(n), 28)),
-        _tidy("reports.export_invoices_page_by_page", lambda shop, n: shop.archive_page_by_page(_day(n), 28)),
+        Load("reports.export_invoices", lambda shop, n: shop.archive(_day(n), 12)),
+        _tidy("reports.export_page_by_page", lambda shop, n: shop.archive_page_by_page(_day(n), 12)),
     ),
     # 4 batching
     Case(
@@ -172,13 +172,13 @@ CASES: list[Case] = [
     Case(
         "JD402",
         Load("stock.refresh_stock_levels", lambda shop, n: shop.refresh_stock(_skus(n))),
-        _tidy("stock.refresh_stock_levels_at_once", lambda shop, n: shop.refresh_stock_at_once(_skus(n))),
+        _tidy("stock.refresh_levels_at_once", lambda shop, n: shop.refresh_stock_at_once(_skus(n))),
     ),
     Case(
         "JD403",
-        Load("catalog.warm_price_cache", lambda shop, n: shop.publish_prices(n * 50 + 1, 300)),
+        Load("catalog.warm_price_cache", lambda shop, n: shop.publish_prices(n * 20 + 1, 600)),
         _tidy(
-            "catalog.warm_price_cache_in_one_go", lambda shop, n: shop.publish_prices_together(n * 50 + 1, 300)
+            "catalog.warm_cache_in_one_go", lambda shop, n: shop.publish_prices_together(n * 20 + 1, 600)
         ),
     ),
     Case(
@@ -188,8 +188,8 @@ CASES: list[Case] = [
     ),
     Case(
         "JD405",
-        Load("stock.import_stock_feed", lambda shop, n: shop.supplier_feed(f"feed-{n}", 120)),
-        _tidy("stock.import_stock_feed_in_bulk", lambda shop, n: shop.supplier_feed_in_bulk(f"bulk-{n}", 120)),
+        Load("stock.import_stock_feed", lambda shop, n: shop.supplier_feed(f"feed-{n}", 200)),
+        _tidy("stock.import_stock_feed_in_bulk", lambda shop, n: shop.supplier_feed_in_bulk(f"bulk-{n}", 200)),
     ),
     Case(
         "JD406",
@@ -214,7 +214,7 @@ CASES: list[Case] = [
     Case(
         "JD503",
         Load("reports.revenue_by_country", lambda shop, n: shop.revenue(_day(n))),
-        _tidy("reports.revenue_by_country_in_parallel", lambda shop, n: shop.revenue_in_parallel(_day(n))),
+        _tidy("reports.revenue_in_parallel", lambda shop, n: shop.revenue_threaded(_day(n))),
     ),
     # 6 retries
     Case(
@@ -225,7 +225,7 @@ CASES: list[Case] = [
     Case(
         "JD604",
         Load("payments.capture_payment", lambda shop, n: shop.parcel_sent(n + 1)),
-        _tidy("payments.capture_payment_or_decline", lambda shop, n: shop.parcel_sent_or_declined(n + 1)),
+        _tidy("payments.capture_or_decline", lambda shop, n: shop.parcel_sent_or_declined(n + 1)),
     ),
     Case(
         "JD606",
@@ -249,7 +249,7 @@ CASES: list[Case] = [
     Case(
         "JD703",
         Load("shipping.update_tracking", lambda shop, n: [], lane="crowded", rounds=0),
-        _tidy("shipping.update_tracking_promptly", lambda shop, n: shop.track_promptly(n + 1), lane="quick"),
+        _tidy("shipping.track_promptly", lambda shop, n: shop.track_soon(n + 1), lane="quick"),
     ),
     # 8 trigger
     Case(

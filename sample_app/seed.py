@@ -12,12 +12,12 @@ from sample_app import carrier_zones
 from sample_app.models import Base, Customer, Order, OrderItem, Product, ProductImage, Shipment, StockLevel, TaxRate
 
 COUNTRIES = ("DE", "FR", "IT", "NL", "PL")
-CUSTOMERS = 600
+CUSTOMERS = 1_000
 SEGMENTS = 20
 PRODUCTS = 800
 CATEGORIES = 20
-DAYS = 30
-ORDERS_A_DAY = 50
+DAYS = 20
+ORDERS_A_DAY = 100
 ITEMS_AN_ORDER = 4
 IMAGES = 24
 IMAGE_BYTES = 400_000

@@ -49,7 +49,7 @@ class Shop:
         return [self.default.enqueue(catalog.warm_price_cache, first_id, count)]
 
     def publish_prices_together(self, first_id: int, count: int) -> list[Job]:
-        return [self.tidy.enqueue(catalog.warm_price_cache_in_one_go, first_id, count)]
+        return [self.tidy.enqueue(catalog.warm_cache_in_one_go, first_id, count)]
 
     def import_product(self, product_id: int) -> list[Job]:
         return [self.index.enqueue(catalog.index_product, product_id)]
@@ -131,14 +131,14 @@ class Shop:
     def screen(self, order_id: int) -> list[Job]:
         return [self.default.enqueue(payments.screen_order, order_id)]
 
-    def screen_by_cached_score(self, order_id: int) -> list[Job]:
-        return [self.tidy.enqueue(payments.screen_order_by_cached_score, order_id)]
+    def screen_cached(self, order_id: int) -> list[Job]:
+        return [self.tidy.enqueue(payments.screen_by_cached_score, order_id)]
 
     def parcel_sent(self, order_id: int) -> list[Job]:
         return [self.default.enqueue(payments.capture_payment, order_id, retry=Retry(max=3))]
 
     def parcel_sent_or_declined(self, order_id: int) -> list[Job]:
-        return [self.tidy.enqueue(payments.capture_payment_or_decline, order_id)]
+        return [self.tidy.enqueue(payments.capture_or_decline, order_id)]
 
     def bank_day(self, order_ids: list[int]) -> list[Job]:
         return [self.refunds.enqueue(payments.refund_order, order_id, retry=Retry(max=3)) for order_id in order_ids]
@@ -159,7 +159,7 @@ class Shop:
         return [self.default.enqueue(stock.refresh_stock_levels, skus)]
 
     def refresh_stock_at_once(self, skus: list[str]) -> list[Job]:
-        return [self.tidy.enqueue(stock.refresh_stock_levels_at_once, skus)]
+        return [self.tidy.enqueue(stock.refresh_levels_at_once, skus)]
 
     def supplier_feed(self, feed: str, rows: int) -> list[Job]:
         return [self.default.enqueue(stock.import_stock_feed, feed, rows)]
@@ -204,8 +204,8 @@ class Shop:
     def track(self, shipment_ids: list[int]) -> list[Job]:
         return [self.crowded.enqueue(shipping.update_tracking, shipment_id) for shipment_id in shipment_ids]
 
-    def track_promptly(self, shipment_id: int) -> list[Job]:
-        return [self.quick.enqueue(shipping.update_tracking_promptly, shipment_id)]
+    def track_soon(self, shipment_id: int) -> list[Job]:
+        return [self.quick.enqueue(shipping.track_promptly, shipment_id)]
 
     # reports
 
@@ -216,10 +216,10 @@ class Shop:
         return [self.default.enqueue(reports.export_invoices, first_day, days)]
 
     def archive_page_by_page(self, first_day: str, days: int) -> list[Job]:
-        return [self.tidy.enqueue(reports.export_invoices_page_by_page, first_day, days)]
+        return [self.tidy.enqueue(reports.export_page_by_page, first_day, days)]
 
     def revenue(self, day: str) -> list[Job]:
         return [self.default.enqueue(reports.revenue_by_country, day)]
 
-    def revenue_in_parallel(self, day: str) -> list[Job]:
-        return [self.tidy.enqueue(reports.revenue_by_country_in_parallel, day)]
+    def revenue_threaded(self, day: str) -> list[Job]:
+        return [self.tidy.enqueue(reports.revenue_in_parallel, day)]

@@ -36,7 +36,7 @@ def best_prices(category: int) -> int:
     prices = {}
     for product_id, cost in _costs(category):
         best, earned = cost, 0
-        for price in range(cost, HIGHEST_PRICE, 5):
+        for price in range(cost, HIGHEST_PRICE):
             demand = HIGHEST_PRICE - price
             if (price - cost) * demand > earned:
                 best, earned = price, (price - cost) * demand
@@ -68,7 +68,7 @@ def warm_price_cache(first_id: int, count: int) -> int:
     return count
 
 
-def warm_price_cache_in_one_go(first_id: int, count: int) -> int:
+def warm_cache_in_one_go(first_id: int, count: int) -> int:
     """Puts the prices of a range of articles into the cache, with one round trip."""
     with cache().pipeline(transaction=False) as pipeline:
         for product_id, cents in _prices(first_id, count):

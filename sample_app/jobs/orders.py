@@ -58,5 +58,5 @@ def _orders_of(country: str, day: str) -> Executable:
         .join(Customer, Customer.id == Order.customer_id)
         .where(Customer.country == country, Order.day >= dt.date.fromisoformat(day))
         .order_by(Order.id)
-        .limit(60)
+        .limit(120)
     )

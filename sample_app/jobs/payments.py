@@ -19,7 +19,7 @@ def screen_order(order_id: int) -> bool:
     return _screened(order_id, clients.fraud_score(order_id))
 
 
-def screen_order_by_cached_score(order_id: int) -> bool:
+def screen_by_cached_score(order_id: int) -> bool:
     """Holds an order back when its score, which the fraud service pushed at checkout, is suspicious."""
     cached = cache().get(f"fraud:{order_id}")
     return _screened(order_id, float(cached) if cached else clients.fraud_score(order_id))
@@ -58,7 +58,7 @@ def capture_payment(order_id: int) -> str:
     return _captured(order_id, "paid")
 
 
-def capture_payment_or_decline(order_id: int) -> str:
+def capture_or_decline(order_id: int) -> str:
     """Takes the money that was reserved at checkout; a refused card is an answer, not an error."""
     order = _order(order_id)
     answer = clients.charge(order.id, order.total_cents, order.card)

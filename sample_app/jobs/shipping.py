@@ -74,7 +74,7 @@ def update_tracking(shipment_id: int) -> str:
     return _tracked(shipment_id)
 
 
-def update_tracking_promptly(shipment_id: int) -> str:
+def track_promptly(shipment_id: int) -> str:
     """Fetches where a parcel is, from a queue of short jobs."""
     return _tracked(shipment_id)
 

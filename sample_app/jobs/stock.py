@@ -18,7 +18,7 @@ def refresh_stock_levels(skus: list[str]) -> int:
     return _cache_levels(levels)
 
 
-def refresh_stock_levels_at_once(skus: list[str]) -> int:
+def refresh_levels_at_once(skus: list[str]) -> int:
     """Asks the warehouse for the levels of all articles in one request and caches them."""
     return _cache_levels(clients.stock_of_all(skus))
 
