@@ -1,0 +1,56 @@
+"""How an exception is described: its type, its message without literals, the line of the application it came from."""
+
+from __future__ import annotations
+
+import os
+from types import TracebackType
+from typing import Any
+
+from jobdoctor import fingerprint
+from jobdoctor.capture import callsites
+from jobdoctor.rq.names import dotted
+
+
+def describe(error: BaseException, traceback: TracebackType | None) -> dict[str, Any]:
+    """The fields of an "exception" note: ``type_name``, ``message_shape``, ``callsite``, ``status``."""
+    try:
+        message = str(error)
+    except Exception as failure:  # somebody's __str__
+        message = f"(its text failed: {type(failure).__name__})"
+    return {
+        "type_name": dotted(type(error)),
+        "message_shape": fingerprint.message(message),
+        "callsite": _callsite(traceback),
+        "status": _status(error),
+    }
+
+
+def _callsite(traceback: TracebackType | None) -> str:
+    """The last application frame, or the last frame at all when there is none."""
+    found = last = ""
+    while traceback is not None:
+        filename = traceback.tb_frame.f_code.co_filename
+        if callsites.is_application(filename):
+            found = f"{callsites.relative(filename)}:{traceback.tb_lineno}"
+        last = f"{os.path.basename(filename)}:{traceback.tb_lineno}"
+        traceback = traceback.tb_next
+    return found or last
+
+
+def _status(error: BaseException) -> int | None:
+    """An HTTP status (100 to 599) or the class of an SQLSTATE (below 100) that the exception carries."""
+    response = getattr(error, "response", None)
+    for value in (
+        getattr(response, "status_code", None),
+        getattr(response, "status", None),
+        getattr(error, "status_code", None),
+        getattr(error, "code", None),
+        getattr(error, "status", None),
+    ):
+        if isinstance(value, int) and not isinstance(value, bool) and 100 <= value <= 599:
+            return int(value)
+    for source in (error, getattr(error, "orig", None)):
+        state = getattr(source, "sqlstate", None) or getattr(source, "pgcode", None)
+        if isinstance(state, str) and len(state) == 5 and state[:2].isdigit():
+            return int(state[:2])
+    return None

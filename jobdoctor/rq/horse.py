@@ -1,0 +1,245 @@
+"""What is recorded in the process that runs the job: its phases, its result, its exception, its outcome.
+
+``Horse`` lives in the work horse (or in a SimpleWorker itself). It reaches into RQ by shadowing three attributes on the
+*instance* of the job, and calls the originals: RQ always passes its own job class, and a class attribute would be lost.
+Tracebacks are freed of our frames, so that what RQ stores for a failed job reads as without us.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from hashlib import blake2b
+from typing import Any
+
+from rq.job import Job, JobStatus
+from rq.timeouts import JobTimeoutException
+
+from jobdoctor.capture import recorder
+from jobdoctor.model import Outcome, ProbeStatus
+from jobdoctor.rq import exceptions, stamps
+from jobdoctor.rq.facts import attempt
+from jobdoctor.rq.guard import Guard
+from jobdoctor.rq.names import dotted
+from jobdoctor.rq.probing import probe_statuses
+
+#: Results larger than this are not hashed: a few milliseconds for each of them.
+_DIGEST_BYTES = 4 * 1024 * 1024
+_SHADOWED = ("_deserialize_data", "perform", "_execute", "send_webhooks")
+
+
+def _without_own_frame(error: BaseException) -> None:
+    """Takes the frame that caught the exception (ours) off its traceback; a bare ``raise`` then leaves it off."""
+    if error.__traceback__ is not None:
+        error.__traceback__ = error.__traceback__.tb_next
+
+
+class Horse:
+    """One execution, as the process sees it that runs the job."""
+
+    def __init__(self, rec: recorder.Recorder, execution_id: str, job_name: str, guard: Guard) -> None:
+        self.recorder = rec
+        self.execution_id = execution_id
+        self.job_name = job_name
+        self.guard = guard
+        self.phase = "setup"
+        self.timed_out = False
+        self.result_noted = False
+        self.max_retries: int | None = None
+        self._probes: list[ProbeStatus] = []
+        self._known_problems = len(guard.problems)
+
+    # -- life
+
+    def begin(self) -> bool:
+        """Recording begins; false when this process records another execution already."""
+        if not recorder.start(self.recorder):
+            return False
+        self.mark("setup")
+        with self.guard("probes"):
+            self._probes = probe_statuses()
+        return True
+
+    def report(self) -> None:
+        """Notes what the parent cannot know: our own failures here, and the probes that came to life in this process
+        (the parent has not imported what the job imports)."""
+        for problem in self.guard.problems[self._known_problems :]:
+            self.recorder.note("missing", text=problem)
+        known = set(self._probes)
+        for status in probe_statuses():
+            if status not in known:
+                self.recorder.note(
+                    "probe",
+                    channel=status.channel,
+                    library=status.library,
+                    status=status.status,
+                    reason=status.reason,
+                )
+
+    def end(self) -> None:
+        """Recording ends, in a process that lives on."""
+        self.recorder.mark("end")
+        recorder.stop()
+
+    def mark(self, phase: str) -> None:
+        """A phase begins."""
+        self.phase = phase
+        self.recorder.mark(phase)
+
+    # -- the job's instance
+
+    def shadow(self, job: Job) -> None:
+        """Lets the phases be seen, until :meth:`restore`."""
+        self.max_retries = attempt(job)[1]
+        shadows = {
+            "_deserialize_data": self._deserializing(job._deserialize_data),
+            "perform": self._performing(job.perform),
+            "_execute": self._executing(job, job._execute),
+        }
+        if getattr(job, "webhooks", None):
+            shadows["send_webhooks"] = self._calling_back(job.send_webhooks)
+        job.__dict__.update(shadows)
+
+    def restore(self, job: Job) -> None:
+        """Takes the shadows off."""
+        for name in _SHADOWED:
+            job.__dict__.pop(name, None)
+
+    def _deserializing(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        def deserialize(*args: Any, **kwargs: Any) -> Any:
+            before = self.phase
+            self.mark("deserialize")
+            try:
+                return original(*args, **kwargs)
+            except BaseException as error:
+                _without_own_frame(error)
+                raise
+            finally:
+                self.mark(before)
+
+        return deserialize
+
+    def _performing(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        def perform(*args: Any, **kwargs: Any) -> Any:
+            stamps.enter_execution(self.execution_id, self.job_name)
+            try:
+                return original(*args, **kwargs)
+            except BaseException as error:
+                _without_own_frame(error)
+                raise
+            finally:
+                stamps.leave_execution()
+                self.mark("persist")
+
+        return perform
+
+    def _executing(self, job: Job, original: Callable[..., Any]) -> Callable[..., Any]:
+        # RQ resolves the function, importing its module, in the same step that calls it. It is resolved here first,
+        # with the same context and the same errors; RQ's own look-up then finds the module imported. A method's or
+        # somebody's own way of resolving is not called twice: the import then counts as part of the body.
+        resolves = type(job).func is Job.func
+
+        def execute(*args: Any, **kwargs: Any) -> Any:
+            try:
+                if resolves and job._instance is None:
+                    self.mark("import")
+                    job.func  # noqa: B018 -- evaluated for its import
+                self.mark("body")
+                return original(*args, **kwargs)
+            except BaseException as error:
+                _without_own_frame(error)
+                raise
+
+        return execute
+
+    def _calling_back(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        def send_webhooks(*args: Any, **kwargs: Any) -> Any:
+            self.mark("callback")
+            try:
+                return original(*args, **kwargs)
+            finally:
+                self.mark("persist")
+
+        return send_webhooks
+
+    # -- what RQ's worker reports
+
+    def ended(self, job: Job) -> None:
+        """``handle_execution_ended`` is done: RQ calls the callback next, when there is one."""
+        failed = job._status == JobStatus.FAILED
+        if job._failure_callback_name if failed else job._success_callback_name:
+            self.mark("callback")
+
+    def raised(self, error: BaseException | None, traceback: Any) -> None:
+        """``handle_exception``: the job failed for this reason."""
+        self.mark("persist")
+        if error is not None:
+            self.timed_out = isinstance(error, JobTimeoutException)
+            self.recorder.note("exception", **exceptions.describe(error, traceback))
+
+    def decided(self, outcome: Outcome, **facts: Any) -> None:
+        """How the execution ends; the last word counts."""
+        self.recorder.note("outcome", outcome=outcome, **facts)
+
+    def measured(self, job: Job) -> Any:
+        """The serializer to use while RQ persists the result: it writes the same bytes, and looks at them."""
+        return _MeasuringSerializer(job.serializer, job._result, self)
+
+    def result(self, value: Any, data: bytes | None) -> None:
+        """The return value, as RQ has serialised it (None: RQ keeps none)."""
+        self.result_noted = True
+        digest = ""
+        if data is not None and len(data) <= _DIGEST_BYTES:
+            digest = blake2b(data, digest_size=8).hexdigest()
+        self.recorder.note(
+            "result", type_name=dotted(type(value)), bytes=None if data is None else len(data), digest=digest
+        )
+
+
+class _MeasuringSerializer:
+    """The job's serializer, which also reports how the return value came out."""
+
+    def __init__(self, original: Any, value: Any, horse: Horse) -> None:
+        self._original = original
+        self._value = value
+        self._horse = horse
+
+    def dumps(self, value: Any, *args: Any, **kwargs: Any) -> Any:
+        if value is not self._value or self._horse.result_noted:
+            return self._original.dumps(value, *args, **kwargs)
+        self._horse.mark("result")
+        try:
+            data = self._original.dumps(value, *args, **kwargs)
+            with self._horse.guard("result"):
+                self._horse.result(value, data if isinstance(data, bytes) else None)
+            return data
+        finally:
+            self._horse.mark("persist")
+
+    def loads(self, *args: Any, **kwargs: Any) -> Any:
+        return self._original.loads(*args, **kwargs)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._original, name)
+
+
+# ------------------------------------------------------------------------------------------------------ spawned horses
+
+#: Tells a spawned horse where the recorder's memory is: "<path>|<execution id>|<job name>".
+SPAWN_VARIABLE = "JOBDOCTOR_HORSE"
+
+
+def spawn_value(path: str, execution_id: str, job_name: str) -> str:
+    return "|".join((path, execution_id, job_name))
+
+
+def from_environment(guard: Guard) -> Horse | None:
+    """The horse of a spawned process, from what its parent left in the environment."""
+    value = os.environ.pop(SPAWN_VARIABLE, "")
+    if not value:
+        return None
+    path, execution_id, job_name = value.split("|", 2)
+    memory = recorder.open_memory(path)
+    if memory.path is None:
+        return None
+    return Horse(recorder.Recorder(memory.buffer), execution_id, job_name, guard)
