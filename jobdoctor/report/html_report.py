@@ -1,4 +1,4 @@
-"""The report as one HTML file that needs nothing else: no network, no inline styles, one hashed style and one script."""
+"""The report as one HTML file that needs nothing else: no network, no inline styles, one style and one script."""
 
 from __future__ import annotations
 

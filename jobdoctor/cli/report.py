@@ -1,0 +1,295 @@
+"""``jobdoctor report``: drain the stream, diagnose, write."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from msgspec.structs import replace
+
+from jobdoctor.cli.options import format_option, quiet_option, since_option, store_option, url_option
+from jobdoctor.cli.output import note, print_text, wants_color, write_file
+from jobdoctor.errors import ConfigError, OutputError, UnknownJobError
+from jobdoctor.model import Diagnosis
+
+if TYPE_CHECKING:
+    from jobdoctor.config import Settings
+    from jobdoctor.report.context import ReportContext
+    from jobdoctor.store import Store
+
+FOLDER = Path("reports")
+STANDARD_OUTPUT = "-"
+#: A bar that is gone before it is read is noise.
+PROGRESS_AFTER_S = 1.0
+
+
+@click.command("report", short_help="Diagnose a job and write its report.")
+@click.argument("job", required=False)
+@format_option("html", "json", "text", default="html")
+@click.option(
+    "--output",
+    "-o",
+    metavar="PATH",
+    default=None,
+    help="Where to write it; - is standard output. [default: reports/<job>.html; standard output for json and text]",
+)
+@since_option
+@click.option("--all", "all_jobs", is_flag=True, help="Every job: a folder of HTML reports with an index page.")
+@click.option("--open", "open_", is_flag=True, help="Open the HTML report in a browser.")
+@click.option(
+    "--source/--no-source",
+    default=True,
+    show_default=True,
+    help="Show your own lines around a finding in HTML, read from Python files below the working directory.",
+)
+@store_option
+@url_option
+@quiet_option
+def command(
+    job: str | None,
+    format_: str,
+    output: str | None,
+    since: int | None,
+    all_jobs: bool,
+    open_: bool,
+    source: bool,
+    store: str | None,
+    url: str | None,
+    quiet: bool,
+) -> None:
+    """Diagnose a job and write its report.
+
+    JOB is the dotted name of the job's function (its last parts will do), a job id, or an execution id.
+
+    Recordings that are still on the Redis stream are moved to the store first. With --all, html writes one file a job
+    and index.html into the folder --output (default: reports); json writes one array of reports, and text one report
+    after the other, both to standard output or to the file --output.
+    """
+    _check(job, format_, output, all_jobs, open_)
+    from jobdoctor import config
+    from jobdoctor.store import Store
+
+    settings = config.load(store=store, redis_url=url)
+    with Store.open(settings.store, settings.retention) as opened:
+        _drain(opened, settings, quiet)
+        if job is None:
+            _report_all(opened, settings, format_, output, since, source, open_, quiet)
+        else:
+            _report_one(opened, settings, job, format_, output, since, source, open_, quiet)
+
+
+def _check(job: str | None, format_: str, output: str | None, all_jobs: bool, open_: bool) -> None:
+    """What can be said before anything is opened."""
+    if job is None and not all_jobs:
+        raise ConfigError("no job was named", "give its dotted name or a job id, or --all for every job")
+    if job is not None and all_jobs:
+        raise ConfigError(f"both {job!r} and --all were given", "give one of them")
+    if open_ and (format_ != "html" or output == STANDARD_OUTPUT):
+        raise ConfigError("--open needs an HTML file", "leave out --open, or write --format html to a file")
+    if output == "":
+        raise OutputError("--output is empty", "give a path, or - for standard output")
+    if not output or output == STANDARD_OUTPUT:
+        if all_jobs and format_ == "html" and output:
+            raise ConfigError("--all writes many HTML files", "give a folder as --output, or --format json")
+        return
+    if all_jobs and format_ == "html":
+        if Path(output).exists() and not Path(output).is_dir():
+            raise OutputError(f"{output} is a file", "give a folder as --output: --all writes one file a job")
+    elif Path(output).is_dir():
+        raise OutputError(f"{output} is a directory", f"give a file, such as {Path(output) / 'report'}.{format_}")
+
+
+def _drain(store: Store, settings: Settings, quiet: bool) -> None:
+    from jobdoctor.store import drain
+
+    with _progress("Collecting recordings", quiet) as advance:
+        drained = drain(store, settings.redis_url, progress=lambda moved, left: advance(moved, moved + left))
+    if drained.skipped:
+        note(f"Note: {drained.skipped}", quiet=quiet)
+    if drained.lost:
+        note(f"Note: {drained.lost:,} recordings were lost before they were collected", quiet=quiet)
+
+
+def _diagnose(store: Store, settings: Settings, job: str, job_id: str | None, since: int | None) -> Diagnosis:
+    from jobdoctor.diagnosis.engine import diagnose
+
+    history = store.history(job, since, job_id=job_id)
+    if job in settings.slo_ms:
+        history = replace(history, slo_ms=settings.slo_ms[job])
+    return diagnose(history, overrides=settings.limits)
+
+
+def _report_one(
+    store: Store,
+    settings: Settings,
+    job: str,
+    format_: str,
+    output: str | None,
+    since: int | None,
+    source: bool,
+    open_: bool,
+    quiet: bool,
+) -> None:
+    name, job_id = store.find(job)
+    diagnosis = _diagnose(store, settings, name, job_id, since)
+    to_stdout = output == STANDARD_OUTPUT or (output is None and format_ != "html")
+    text = _render(diagnosis, format_, source, color=to_stdout and wants_color())
+    if to_stdout:
+        print_text(text)
+        return
+    path = Path(output) if output else FOLDER / file_name(name if job_id is None else f"{name}-{job_id}", format_)
+    write_file(path, text)
+    if not quiet:
+        _say_verdict(diagnosis, path)
+    if open_:
+        _open(path, quiet)
+
+
+def _report_all(
+    store: Store,
+    settings: Settings,
+    format_: str,
+    output: str | None,
+    since: int | None,
+    source: bool,
+    open_: bool,
+    quiet: bool,
+) -> None:
+    jobs = store.jobs(since)
+    if not jobs:
+        when = " in this window" if since else ""
+        raise UnknownJobError(f"no recordings in {store.where}{when}", "run `jobdoctor run` first or widen --since")
+    if format_ != "html":
+        diagnoses = list(_each(store, settings, jobs, since, quiet))
+        to_stdout = output is None or output == STANDARD_OUTPUT
+        text = _render_many(diagnoses, format_, color=to_stdout and wants_color())
+        if to_stdout or output is None:
+            print_text(text)
+        else:
+            write_file(Path(output), text)
+        return
+    from jobdoctor.report.html_report import IndexRow, render, render_index
+
+    folder = Path(output) if output else FOLDER
+    rows = []
+    for diagnosis in _each(store, settings, jobs, since, quiet):
+        context = _context(diagnosis, source)
+        name = file_name(diagnosis.history.job, "html")
+        write_file(folder / name, render(context))
+        rows.append(IndexRow(context, name))
+    index = folder / "index.html"
+    write_file(index, render_index(rows))
+    if not quiet:
+        print_text(f"{len(rows)} {'report' if len(rows) == 1 else 'reports'}: {index}\n")
+    if open_:
+        _open(index, quiet)
+
+
+def _each(store: Store, settings: Settings, jobs: Sequence[str], since: int | None, quiet: bool) -> Iterator[Diagnosis]:
+    with _progress("Diagnosing", quiet) as advance:
+        for number, job in enumerate(jobs):
+            advance(number, len(jobs))
+            try:
+                yield _diagnose(store, settings, job, None, since)
+            except UnknownJobError as error:
+                # Its last execution was pruned, or ended before the window, since the jobs were listed.
+                note(f"Note: {error.what}", quiet=quiet)
+
+
+def _context(diagnosis: Diagnosis, source: bool) -> ReportContext:
+    from jobdoctor.report.context import build_context
+
+    return build_context(diagnosis, Path.cwd() if source else None)
+
+
+def _render(diagnosis: Diagnosis, format_: str, source: bool, *, color: bool) -> str:
+    if format_ == "json":
+        from jobdoctor.report import json_report
+
+        return json_report.render(diagnosis)
+    if format_ == "text":
+        from jobdoctor.report import text_report
+
+        return text_report.render(_context(diagnosis, False), color=color)
+    from jobdoctor.report import html_report
+
+    return html_report.render(_context(diagnosis, source))
+
+
+def _render_many(diagnoses: Sequence[Diagnosis], format_: str, *, color: bool) -> str:
+    if format_ == "json":
+        from jobdoctor.report import json_report
+
+        return json_report.render_all(diagnoses)
+    from jobdoctor.report import text_report
+
+    rule = "\n" + "=" * text_report.WIDTH + "\n\n"
+    return rule.join(text_report.render(_context(diagnosis, False), color=color) for diagnosis in diagnoses)
+
+
+def _say_verdict(diagnosis: Diagnosis, path: Path) -> None:
+    from jobdoctor.report import text_report, words
+
+    verdict = diagnosis.verdict
+    print_text(
+        f"{words.clean(diagnosis.history.job)}: {text_report.VERDICTS[verdict.where].lower()} "
+        f"({words.share(verdict.confidence)} sure)\n{words.clean(verdict.headline)}\n{path}\n"
+    )
+
+
+def _open(path: Path, quiet: bool) -> None:
+    import webbrowser
+
+    if not webbrowser.open(path.resolve().as_uri()):
+        note(f"Note: no browser could be started; open {path} yourself", quiet=quiet)
+
+
+def file_name(job: str, extension: str) -> str:
+    """A safe file name for a job: recorded names may hold slashes, dots and worse. Distinct names stay distinct."""
+    safe = re.sub(r"[^A-Za-z0-9._-]", "_", job).lstrip(".-")[:120]
+    if safe != job:
+        safe = f"{safe or 'job'}-{hashlib.blake2b(job.encode('utf-8', 'replace'), digest_size=4).hexdigest()}"
+    return f"{safe}.{extension}"
+
+
+class _Bar:
+    """A progress bar on standard error that begins once the work has taken a second."""
+
+    def __init__(self, title: str, quiet: bool) -> None:
+        self._title = title
+        self._quiet = quiet
+        self._began = time.monotonic()
+        self._progress: Any = None
+        self._task: Any = None
+
+    def __call__(self, done: int, total: int) -> None:
+        if self._progress is None:
+            if self._quiet or time.monotonic() - self._began < PROGRESS_AFTER_S:
+                return
+            from rich.console import Console
+            from rich.progress import Progress
+
+            console = Console(stderr=True)
+            self._progress = Progress(console=console, transient=True, disable=not console.is_terminal)
+            self._task = self._progress.add_task(self._title, total=total)
+            self._progress.start()
+        self._progress.update(self._task, completed=done, total=total)
+
+    def close(self) -> None:
+        if self._progress is not None:
+            self._progress.stop()
+
+
+@contextmanager
+def _progress(title: str, quiet: bool) -> Iterator[_Bar]:
+    bar = _Bar(title, quiet)
+    try:
+        yield bar
+    finally:
+        bar.close()

@@ -1,0 +1,93 @@
+"""``jobdoctor rules``: the checklist as a table."""
+
+from __future__ import annotations
+
+import inspect
+import io
+import json
+import sys
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from jobdoctor.cli.options import format_option
+from jobdoctor.cli.output import note, print_text, wants_color
+
+if TYPE_CHECKING:
+    from jobdoctor.diagnosis.rule import Rule
+
+WIDTH = 80
+
+
+@click.command("rules", short_help="List the rules of the slow-job checklist.")
+@format_option("text", "json", default="text")
+def command(format_: str) -> None:
+    """List the rules of the slow-job checklist.
+
+    `jobdoctor explain CODE` prints one of them in full.
+    """
+    rules = loaded_rules()
+    print_text(_json(rules) if format_ == "json" else _table(rules))
+
+
+def loaded_rules() -> list[Rule]:
+    """Every rule that can be loaded; one that cannot is said, and hides no other."""
+    from jobdoctor.diagnosis.registry import load_guarded
+
+    rules, broken = load_guarded()
+    for check in broken:
+        note(f"Note: {check.reason}")
+    return rules
+
+
+def documentation(rule: Rule) -> str:
+    """The rule's documentation: its module's docstring."""
+    return inspect.getdoc(sys.modules[type(rule).__module__]) or ""
+
+
+def what(rule: Rule) -> str:
+    """The rule in a sentence: the first paragraph of its documentation, without the name."""
+    first = " ".join(documentation(rule).split("\n\n")[0].split())
+    _, colon, sentence = first.partition(": ")
+    return sentence if colon and rule.name in first.split(":")[0] else first
+
+
+def _json(rules: list[Rule]) -> str:
+    listed: list[dict[str, Any]] = [
+        {
+            "code": rule.code,
+            "name": rule.name,
+            "step": rule.step,
+            "where": rule.where,
+            "kind": rule.kind,
+            "what": what(rule),
+            "limits": [
+                {"name": name, "value": limit.default, "unit": limit.unit, "doc": limit.doc, "source": limit.source}
+                for name, limit in rule.declared_limits().items()
+            ],
+        }
+        for rule in rules
+    ]
+    return json.dumps(listed, indent=2) + "\n"
+
+
+def _table(rules: list[Rule]) -> str:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    color = wants_color()
+    console = Console(
+        file=io.StringIO(), width=WIDTH, force_terminal=color, color_system="standard" if color else None, emoji=False
+    )
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False, expand=True)
+    for title in ("code", "name", "step"):
+        table.add_column(title, no_wrap=True)
+    table.add_column("what it finds", ratio=1)
+    for rule in rules:
+        table.add_row(rule.code, rule.name, rule.step, Text(what(rule)))
+    console.print(table)
+    assert isinstance(console.file, io.StringIO)
+    lines = [line.rstrip() for line in console.file.getvalue().strip("\n").splitlines()]
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,202 @@
+"""The report for a terminal: 80 columns, colours only where they are wanted, everything said in words too."""
+
+from __future__ import annotations
+
+import io
+
+from rich.console import Console
+from rich.padding import Padding
+from rich.text import Text
+
+from jobdoctor.model import STEP_TITLES, Check, Finding
+from jobdoctor.report import words
+from jobdoctor.report.context import FindingView, LedgerEntry, ReportContext, StepView
+
+WIDTH = 80
+BAR = 28
+
+VERDICTS = {
+    "inside": "INSIDE THE JOB",
+    "around": "AROUND THE JOB",
+    "both": "INSIDE AND AROUND THE JOB",
+    "none": "NOTHING WRONG",
+    "unknown": "NOT ENOUGH DATA",
+}
+_SEVERITY_STYLES = {"critical": "bold red", "warning": "yellow", "info": "cyan"}
+_STATUS_MARKS = {
+    "found": ("!", "found", "bold red"),
+    "clear": ("+", "clear", "green"),
+    "not_checked": ("?", "not checked", ""),
+    "crashed": ("x", "crashed", "magenta"),
+}
+_VERDICT_STYLES = {"none": "bold green", "unknown": "bold"}
+
+
+def render(report: ReportContext, *, color: bool = False, width: int = WIDTH) -> str:
+    """The report of one job, with a final newline. Plain text unless ``color``."""
+    console = Console(
+        file=io.StringIO(),
+        width=width,
+        force_terminal=color,
+        no_color=not color,
+        color_system="standard" if color else None,
+        highlight=False,
+        emoji=False,
+        markup=False,
+        legacy_windows=False,
+    )
+    _head(console, report)
+    _ledger(console, report)
+    _what_to_do(console, report)
+    _checklist(console, report)
+    _capture(console, report)
+    assert isinstance(console.file, io.StringIO)
+    return "\n".join(line.rstrip() for line in console.file.getvalue().splitlines()) + "\n"
+
+
+def _print(console: Console, text: str, style: str = "", indent: int = 0) -> None:
+    for line in words.clean(text).splitlines() or [""]:
+        console.print(Padding(Text(line, style=style, overflow="fold"), (0, 0, 0, indent)))
+
+
+def _heading(console: Console, text: str) -> None:
+    console.print()
+    _print(console, text, "bold underline" if console.is_terminal else "bold")
+
+
+def _head(console: Console, report: ReportContext) -> None:
+    _print(console, report.job, "bold")
+    failures = f" ({words.number(report.failures)} did not finish)" if report.failures else ""
+    _print(
+        console,
+        f"{words.count(report.executions, 'execution')}{failures}, "
+        f"{words.instant(report.from_ns).removesuffix(' UTC')} to {words.instant(report.to_ns)}",
+    )
+    console.print()
+    verdict = report.verdict
+    _print(
+        console,
+        f"{VERDICTS[verdict.where]}  ({words.share(verdict.confidence)} sure)",
+        _VERDICT_STYLES.get(verdict.where, "bold red"),
+    )
+    _print(console, verdict.headline, "bold")
+    console.print()
+    for label, quantiles in (("runs", report.run_ms), ("waits", report.wait_ms)):
+        if quantiles.count:
+            _print(
+                console,
+                f"{label:<7}p50 {words.duration(quantiles.p50):<10}p95 {words.duration(quantiles.p95):<10}"
+                f"p99 {words.duration(quantiles.p99)}",
+            )
+
+
+def _ledger(console: Console, report: ReportContext) -> None:
+    ledger = report.ledger
+    if not ledger.bar:
+        return
+    _heading(console, f"Where {words.duration(ledger.wall_ms)} go, from enqueue to reap")
+    shown = [entry for entry in ledger.bar if entry.share >= 0.01]
+    for entry in shown:
+        _ledger_line(console, entry, ledger.entries)
+    rest = [entry for entry in ledger.bar if entry.share < 0.01]
+    if rest:
+        _print(
+            console,
+            f"{words.count(len(rest), 'smaller part')}, {words.duration(sum(entry.ms for entry in rest))} together",
+            "",
+            2,
+        )
+
+
+def _ledger_line(console: Console, entry: LedgerEntry, entries: list[LedgerEntry]) -> None:
+    bar = max(1, round(entry.share * BAR))
+    # Around the job is drawn lighter than inside it.
+    drawn = ("░" if entry.around else "█") * bar
+    details = [one.detail for one in entries if one.name == entry.name and one.detail]
+    line = f"{entry.title:<19}{words.duration(entry.ms):>9} {words.share(entry.share):>5}  {drawn}"
+    _print(console, line, "", 2)
+    if details:
+        more = f" and {len(details) - 1} more" if len(details) > 1 else ""
+        _print(console, f"{details[0]}{more}", "dim", 6)
+
+
+def _what_to_do(console: Console, report: ReportContext) -> None:
+    if not report.findings:
+        return
+    _heading(console, "What to do")
+    for number, view in enumerate(report.findings, 1):
+        if number > 1:
+            console.print()
+        _finding(console, number, view)
+
+
+def _finding(console: Console, number: int, view: FindingView) -> None:
+    finding = view.finding
+    mark = f"{number}."
+    _print(console, f"{mark:<3}{finding.title}", "bold")
+    _print(console, f"{finding.severity}, {finding.code} {finding.name}", _SEVERITY_STYLES.get(finding.severity, ""), 3)
+    if finding.callsite:
+        _print(console, f"at {finding.callsite}", "", 3)
+    _print(console, _saving(finding, view.saving_share), "", 3)
+    console.print()
+    _print(console, finding.recommendation.text, "", 3)
+    if finding.recommendation.snippet:
+        console.print()
+        _print(console, finding.recommendation.snippet.rstrip("\n").expandtabs(4), "cyan", 6)
+    if finding.evidence:
+        console.print()
+        for evidence in finding.evidence[:4]:
+            _print(console, f"- {evidence.text}", "", 3)
+    for related in view.related:
+        _print(console, f"with it: {related.finding.code} {related.finding.name}: {related.finding.title}", "", 3)
+
+
+def _saving(finding: Finding, share: float) -> str:
+    saving = finding.saving_ms
+    if saving.mid <= 0:
+        return f"{words.share(finding.confidence)} sure"
+    of_all = f" ({words.share(share)} of it)" if share >= 0.01 else ""
+    spread = f", {words.duration(saving.low)} to {words.duration(saving.high)}" if saving.high > saving.low else ""
+    return f"saves {words.duration(saving.mid)} each time{of_all}{spread}; {words.share(finding.confidence)} sure"
+
+
+def _checklist(console: Console, report: ReportContext) -> None:
+    _heading(console, "Checklist")
+    for step in report.steps:
+        _step(console, step)
+
+
+def _step(console: Console, step: StepView) -> None:
+    _print(console, f"{step.number} {STEP_TITLES[step.step]}", "bold", 2)
+    if not step.checks:
+        _print(console, "? not checked: this version has no rule for this step", "", 4)
+    for check in step.checks:
+        if check.status != "clear":
+            _check(console, check)
+    clear = [f"{check.code} {check.name}" for check in step.checks if check.status == "clear"]
+    if clear:
+        mark, word, style = _STATUS_MARKS["clear"]
+        _print(console, f"{mark} {word + ':':<13}{', '.join(clear)}", style, 4)
+
+
+def _check(console: Console, check: Check) -> None:
+    mark, word, style = _STATUS_MARKS[check.status]
+    _print(console, f"{mark} {word + ':':<13}{check.code} {check.name}", style, 4)
+    if check.reason:
+        _print(console, check.reason, "dim", 19)
+
+
+def _capture(console: Console, report: ReportContext) -> None:
+    capture = report.capture
+    _heading(console, "Capture")
+    overhead = f", jobdoctor's own cost {words.duration(capture.overhead_ms)} each" if capture.looked_at else ""
+    _print(console, f"{words.number(capture.looked_at)} of {words.number(capture.total)} looked at{overhead}", "", 2)
+    if capture.lost:
+        _print(console, f"{words.count(capture.lost, 'recording')} lost before reaching the store", "", 2)
+    if capture.truncated:
+        _print(console, "at least one recording was cut to its bound", "", 2)
+    for probe in capture.probes:
+        for reason in probe.reasons:
+            _print(console, f"{probe.channel} calls not seen: {reason}", "", 2)
+    for sentence, executions in capture.not_captured:
+        _print(console, f"{sentence} ({words.count(executions, 'execution')})", "", 2)
