@@ -15,7 +15,7 @@ COUNTRIES = ("DE", "FR", "IT", "NL", "PL")
 CUSTOMERS = 1_000
 SEGMENTS = 20
 PRODUCTS = 800
-CATEGORIES = 20
+CATEGORIES = 10
 DAYS = 20
 ORDERS_A_DAY = 100
 ITEMS_AN_ORDER = 4
@@ -24,7 +24,7 @@ IMAGE_BYTES = 400_000
 WAREHOUSES = ("north", "south")
 FIRST_DAY = dt.date(2026, 1, 1)
 #: Every so many orders were paid with a card that has expired since.
-EXPIRED_EVERY = 5
+EXPIRED_EVERY = 4
 
 
 def seed(engine: Engine, cache: redis.Redis) -> None:

