@@ -352,16 +352,13 @@ class Store:
                     f"nothing of {what} in this window of {self.where}", "give an earlier --since, or leave it out"
                 )
             executions = self._executions(connection, job, job_id, since_ns, until_ns)
-            from_ns = min(
-                [row.enqueued_at_ns for row in rows]
-                + [execution.enqueued_at_ns for execution in executions]
-                + [bucket.at_ns for bucket in buckets[:1]],
-            )
-            to_ns = max(
-                [row.reaped_at_ns for row in rows]
-                + [execution.reaped_at_ns for execution in executions]
-                + [bucket.at_ns for bucket in buckets[-1:]],
-            )
+            details: list[TraceRow | Execution] = [*rows, *executions]
+            from_ns = min([one.enqueued_at_ns for one in details], default=_FOREVER_NS)
+            if buckets and buckets[0].at_ns < from_ns:  # rows of the beginning are gone, or it is within that minute
+                from_ns = max(buckets[0].at_ns, known.first_at_ns)
+            to_ns = max([one.reaped_at_ns for one in details], default=0)
+            if buckets:
+                to_ns = max(to_ns, buckets[-1].at_ns)
             return JobHistory(
                 job=job,
                 from_ns=max(from_ns, since_ns),

@@ -188,6 +188,11 @@ class StreamReader:
         except ResponseError as error:
             if "BUSYGROUP" not in str(error):
                 raise
+        else:
+            info: Any = self._client.xinfo_stream(wire.STREAM_KEY)
+            if info.get("max-deleted-entry-id") in (b"0-0", "0-0"):
+                # A stream from which nothing was ever collected: an account that is there is of an earlier life.
+                self._client.delete(ACCOUNT_KEY)
         self._client.hsetnx(ACCOUNT_KEY, "life", secrets.token_hex(8))
         self._joined = True
         self._next_claim_at = 0.0
@@ -278,11 +283,6 @@ class StreamReader:
             return None
         ever = info.get("entries-added")
         if ever is None:
-            return None
-        if ever < int(acked or 0):
-            # The stream was deleted and this account was not: both begin a new life.
-            self._client.delete(ACCOUNT_KEY)
-            self._joined = False
             return None
         # What is pending may be cut from the stream and still be in a collector's hands: not lost yet.
         return life.decode(), max(0, ever - info["length"] - int(acked or 0) - pending["pending"])
