@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import sys
 import sysconfig
-from types import CodeType, FrameType
+from types import CodeType, FrameType, TracebackType
 
 #: Application frames kept for each callsite, innermost first.
 STACK_FRAMES = 8
@@ -154,6 +154,18 @@ def site_of(frame: FrameType | None) -> Site:
         callsite = f"{_library_name(code.co_filename)}:{fallback.f_lineno}"
         stack = [f"{callsite} {function}"]
     return Site(callsite, function, stack)
+
+
+def raised_at(traceback: TracebackType | None) -> str:
+    """The last application line that an exception came through; the last line at all when there is none."""
+    callsite = last = ""
+    while traceback is not None:
+        filename = traceback.tb_frame.f_code.co_filename
+        if is_application(filename):
+            callsite = f"{relative(filename)}:{traceback.tb_lineno}"
+        last = f"{_library_name(filename)}:{traceback.tb_lineno}"
+        traceback = traceback.tb_next
+    return callsite or last
 
 
 def here(skip: int = 1) -> Site:

@@ -392,7 +392,7 @@ class Call:
                     cell.add(rows, sent, received, items, blocked_ns if blocked_ns < duration else duration)
                 if error is not None:
                     words[at + C_ERRORS] += 1
-                    recorder.tally(cell.index, TALLY_ERROR, _type_name(error))
+                    recorder.tally(cell.index, TALLY_ERROR, type_name(error))
                 if status:
                     recorder.tally(cell.index, TALLY_STATUS, str(status))
                 words[at + C_COUNT] = count + 1
@@ -422,7 +422,8 @@ _new_call = Call.__new__
 _inside: ContextVar[Call | None] = ContextVar("jobdoctor_call", default=None)
 
 
-def _type_name(error: BaseException) -> str:
+def type_name(error: BaseException) -> str:
+    """The dotted name of an exception's type; of built-in ones the bare name."""
     kind = type(error)
     return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
 
@@ -800,7 +801,7 @@ class Recorder:
         except (OSError, IndexError, ValueError):
             return 0
 
-    def note(self, kind: str, **facts: Any) -> None:
+    def note(self, kind: str, /, **facts: Any) -> None:
         """A rare fact, JSON-like. Bounded: beyond the room for its kind it is counted as dropped."""
         try:
             data = msgpack.encode([kind, facts])
