@@ -1,0 +1,188 @@
+"""What every probe is: a set of attributes of one library, replaced by wrappers and put back exactly.
+
+A wrapper looks at ``recorder.current`` first and calls the original when nothing is being recorded. It never changes
+arguments, results or exceptions. What a probe does beside the call is guarded: its failures are swallowed, except
+what a signal handler raised meanwhile, which belongs to the job.
+"""
+
+from __future__ import annotations
+
+import functools
+import signal
+from collections.abc import Callable
+from types import CodeType, ModuleType
+from typing import Any, ClassVar
+
+from jobdoctor.capture import recorder
+from jobdoctor.capture.recorder import Call, Recorder
+from jobdoctor.model import ProbeStatus
+
+_MISSING: Any = object()
+
+
+class Probe:
+    """One library on one channel. Subclasses name the modules that they patch and do it in ``patch``."""
+
+    channel: ClassVar[str]
+    library: ClassVar[str]
+    #: Import names, in the order in which they are patched. Each is patched once, when it is there.
+    modules: ClassVar[tuple[str, ...]]
+
+    def __init__(self) -> None:
+        self.patched: set[str] = set()
+        self.failure = ""
+        self._replaced: list[tuple[Any, str, Any, Any]] = []
+
+    def patch(self, module: ModuleType) -> None:
+        """Replace what is to be replaced in ``module``, by ``replace``."""
+        raise NotImplementedError
+
+    def install(self, name: str, module: ModuleType) -> None:
+        """Patch a module that has been imported. What fails is kept as the reason in ``status``."""
+        if name in self.patched:
+            return
+        try:
+            self.patch(module)
+            self.patched.add(name)
+        except Exception as error:
+            self.failure = f"{name}: {type(error).__name__}: {error}"
+
+    def uninstall(self) -> None:
+        """Put every attribute back. One that somebody replaced after us stays theirs: it still calls through."""
+        while self._replaced:
+            owner, name, original, wrapper = self._replaced.pop()
+            if vars(owner).get(name) is not wrapper:
+                continue
+            if original is _MISSING:
+                delattr(owner, name)
+            else:
+                setattr(owner, name, original)
+        self.patched.clear()
+        self.failure = ""
+
+    def replace(self, owner: Any, name: str, make: Callable[[Any], Any], *, own: bool = False) -> None:
+        """Replace ``owner.name`` by ``make(original)``. What is absent is left alone; with ``own``, the inherited too.
+
+        Class and static methods are handed to ``make`` as the plain function and stay what they are.
+        """
+        raw = vars(owner).get(name, _MISSING)
+        if raw is _MISSING:
+            if own or not hasattr(owner, name):
+                return
+            original = getattr(owner, name)
+        else:
+            original = raw
+        wrapper: Any
+        if isinstance(original, (classmethod, staticmethod)):
+            wrapper = type(original)(make(original.__func__))
+        else:
+            wrapper = make(original)
+        setattr(owner, name, wrapper)
+        self._replaced.append((owner, name, raw, wrapper))
+
+    def status(self) -> ProbeStatus:
+        """Active when a module was patched, absent when the library was never imported, failed with the reason."""
+        if self.failure:
+            return ProbeStatus(self.channel, self.library, "failed", self.failure)
+        return ProbeStatus(self.channel, self.library, "active" if self.patched else "absent")
+
+
+def foreign(error: BaseException) -> bool:
+    """Whether an exception caught in a probe's own code was raised into it from outside, and belongs to the job.
+
+    RQ interrupts a job that takes too long by a signal handler, or by raising its timeout in the thread; either can
+    strike while a probe runs.
+    """
+    if not isinstance(error, Exception):
+        return True
+    if any(kind.__module__ == "rq.timeouts" for kind in type(error).__mro__):
+        return True
+    handlers: set[CodeType] = set()
+    for number in (signal.SIGALRM, signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
+        handler: Any = signal.getsignal(number)
+        code = getattr(getattr(handler, "__func__", handler), "__code__", None)
+        if code is not None:
+            handlers.add(code)
+    traceback = error.__traceback__
+    while traceback is not None:
+        if traceback.tb_frame.f_code in handlers:
+            return True
+        traceback = traceback.tb_next
+    return False
+
+
+def let_through(call: Call) -> None:
+    """Let calls inside this one be recorded from now on, while it stays in flight: a response is being read, and what
+    the job does between two reads is its own."""
+    if recorder._inside.get() is call:
+        recorder._inside.set(None)
+
+
+Begin = Callable[[Recorder, tuple[Any, ...], dict[str, Any]], Call | None]
+End = Callable[[Recorder, Call, tuple[Any, ...], Any], None]
+
+
+def _plain_end(_rec: Recorder, call: Call, _args: tuple[Any, ...], _result: Any) -> None:
+    call.end()
+
+
+def recorded(original: Callable[..., Any], begin: Begin, end: End = _plain_end) -> Callable[..., Any]:
+    """A wrapper that records each call of ``original``, which returns when it is done.
+
+    ``begin`` makes the call or says None; ``end`` closes it when the original returned. An exception closes it as an
+    error. ``args`` are those of the call, the instance first for methods.
+    """
+
+    @functools.wraps(original)
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        rec = recorder.current
+        call = _guarded_begin(begin, rec, args, kwargs) if rec is not None else None
+        if rec is None or call is None:
+            return original(*args, **kwargs)
+        try:
+            result = original(*args, **kwargs)
+        except BaseException as error:
+            call.end(error)
+            raise
+        _guarded_end(end, rec, call, args, result)
+        return result
+
+    return wrapper
+
+
+def recorded_async(original: Callable[..., Any], begin: Begin, end: End = _plain_end) -> Callable[..., Any]:
+    """As ``recorded``, for a coroutine function."""
+
+    @functools.wraps(original)
+    async def wrapper(*args: Any, **kwargs: Any) -> Any:
+        rec = recorder.current
+        call = _guarded_begin(begin, rec, args, kwargs) if rec is not None else None
+        if rec is None or call is None:
+            return await original(*args, **kwargs)
+        try:
+            result = await original(*args, **kwargs)
+        except BaseException as error:
+            call.end(error)
+            raise
+        _guarded_end(end, rec, call, args, result)
+        return result
+
+    return wrapper
+
+
+def _guarded_begin(begin: Begin, rec: Recorder, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call | None:
+    try:
+        return begin(rec, args, kwargs)
+    except Exception as error:
+        if foreign(error):
+            raise
+        return None
+
+
+def _guarded_end(end: End, rec: Recorder, call: Call, args: tuple[Any, ...], result: Any) -> None:
+    try:
+        end(rec, call, args, result)
+    except Exception as error:
+        call.end()
+        if foreign(error):
+            raise

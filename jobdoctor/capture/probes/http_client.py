@@ -1,0 +1,251 @@
+"""http.client, and with it requests, urllib3, urllib and boto3: one call from the request line to the response's end.
+
+The call suppresses what its own library does until the response's head is there. While the body is read it stays in
+flight, and what the job does between two reads is recorded as its own.
+"""
+
+from __future__ import annotations
+
+import functools
+import socket
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any, ClassVar, Final
+
+from jobdoctor import fingerprint
+from jobdoctor.capture import recorder
+from jobdoctor.capture.probes.base import Probe, foreign, let_through, recorded
+from jobdoctor.capture.recorder import IDEMPOTENCY_KEY, NEW_CONNECTION, NO_TIMEOUT, Call, Recorder
+
+LIBRARY = "http.client"
+_READS: Final = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
+
+
+def effect_of(method: str) -> str:
+    """What a request does, by its method."""
+    return "read" if method in _READS else "write"
+
+
+class _Exchange:
+    """A request and its response on one connection."""
+
+    __slots__ = ("call", "length", "new", "sent", "status", "timeout")
+
+    def __init__(self, call: Call, new: bool, timeout: bool) -> None:
+        self.call = call
+        self.new = new
+        self.timeout = timeout
+        self.sent = 0
+        self.status = 0
+        self.length: int | None = None
+
+    def end(self, error: BaseException | None = None, received: int = 0) -> None:
+        flags = (NEW_CONNECTION if self.new else 0) | (0 if self.timeout else NO_TIMEOUT)
+        self.call.end(error, sent=self.sent, received=received, status=self.status, flags=flags)
+
+
+def has_timeout(connection: Any) -> bool:
+    """Whether a connection's waits are bounded."""
+    sock = connection.sock
+    if sock is not None:
+        return sock.gettimeout() is not None
+    timeout = connection.timeout
+    if timeout is socket._GLOBAL_DEFAULT_TIMEOUT:  # type: ignore[attr-defined]
+        timeout = socket.getdefaulttimeout()
+    return timeout is not None
+
+
+def _address(connection: Any, url: str) -> str:
+    if "://" in url:  # to a proxy
+        return url
+    host = getattr(connection, "_tunnel_host", None) or connection.host
+    port = (getattr(connection, "_tunnel_port", None) if host != connection.host else None) or connection.port
+    scheme = "https" if connection.default_port == 443 else "http"
+    host = f"[{host}]" if ":" in host else host
+    return f"{scheme}://{host}:{port}{url if url.startswith('/') else '/' + url}"
+
+
+def _begin(rec: Recorder, connection: Any, method: Any, url: Any) -> _Exchange | None:
+    try:
+        _finish(connection)
+        method = str(method).upper()
+        known = fingerprint.url(method, _address(connection, str(url)))
+        shape = rec.shape(
+            "http", method, known.template, target=known.target, library=LIBRARY, effect=effect_of(method)
+        )
+        call = rec.begin(shape, params=known.distinct)
+        if call is None:
+            return None
+        exchange = _Exchange(call, connection.sock is None or _is_fresh(connection), has_timeout(connection))
+        connection._jobdoctor_exchange = exchange
+        return exchange
+    except Exception as error:
+        if foreign(error):
+            raise
+        return None
+
+
+def _is_fresh(connection: Any) -> bool:
+    """Whether ``connect`` was called for this request, before its first line was written."""
+    return connection.__dict__.pop("_jobdoctor_fresh", False) is True
+
+
+def _finish(connection: Any, error: BaseException | None = None, received: int = 0) -> None:
+    exchange = connection.__dict__.pop("_jobdoctor_exchange", None)
+    if exchange is not None:
+        exchange.end(error, received)
+
+
+def _putrequest(original: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(original)
+    def putrequest(self: Any, method: Any, url: Any, *args: Any, **kwargs: Any) -> Any:
+        rec = recorder.current
+        if rec is None or _begin(rec, self, method, url) is None:
+            return original(self, method, url, *args, **kwargs)
+        try:
+            return original(self, method, url, *args, **kwargs)
+        except BaseException as error:
+            _finish(self, error)
+            raise
+
+    return putrequest
+
+
+def _endheaders(original: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(original)
+    def endheaders(self: Any, *args: Any, **kwargs: Any) -> Any:
+        exchange = self.__dict__.get("_jobdoctor_exchange")
+        if exchange is None:
+            return original(self, *args, **kwargs)
+        if _has_idempotency_key(self):
+            exchange.call.flags |= IDEMPOTENCY_KEY
+        try:
+            return original(self, *args, **kwargs)
+        except BaseException as error:
+            _finish(self, error)
+            raise
+
+    return endheaders
+
+
+def _has_idempotency_key(connection: Any) -> bool:
+    lines = getattr(connection, "_buffer", ())
+    return any(line[:16].lower() == b"idempotency-key:" for line in lines if isinstance(line, bytes))
+
+
+def _send(original: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(original)
+    def send(self: Any, data: Any) -> Any:
+        exchange = self.__dict__.get("_jobdoctor_exchange")
+        if exchange is None:
+            return original(self, data)
+        if isinstance(data, (bytes, bytearray, memoryview)):
+            exchange.sent += len(data)
+        try:
+            return original(self, data)
+        except BaseException as error:
+            _finish(self, error)
+            raise
+
+    return send
+
+
+def _getresponse(original: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(original)
+    def getresponse(self: Any, *args: Any, **kwargs: Any) -> Any:
+        exchange = self.__dict__.get("_jobdoctor_exchange")
+        if exchange is None:
+            return original(self, *args, **kwargs)
+        _ask_timeout(self, exchange)
+        try:
+            response = original(self, *args, **kwargs)
+        except BaseException as error:
+            _finish(self, error)
+            raise
+        _answered(self, exchange, response)
+        return response
+
+    return getresponse
+
+
+def _ask_timeout(connection: Any, exchange: _Exchange) -> None:
+    try:
+        exchange.timeout = has_timeout(connection)
+    except Exception as error:
+        if foreign(error):
+            raise
+
+
+def _answered(connection: Any, exchange: _Exchange, response: Any) -> None:
+    try:
+        exchange.status = int(response.status)
+        raw = getattr(response, "_original_response", None) or response  # urllib3 answers with a response of its own
+        raw = getattr(raw, "_fp", None) if not hasattr(raw, "_close_conn") else raw
+        if raw is None or raw.isclosed() or raw.length == 0 or getattr(raw, "_method", None) == "HEAD":
+            _finish(connection)
+            return
+        exchange.length = raw.length
+        connection.__dict__.pop("_jobdoctor_exchange", None)
+        raw._jobdoctor_exchange = exchange
+        let_through(exchange.call)
+    except Exception as error:
+        _finish(connection)
+        if foreign(error):
+            raise
+
+
+def _close_conn(original: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(original)
+    def _close_conn(self: Any) -> Any:
+        exchange = self.__dict__.pop("_jobdoctor_exchange", None)
+        if exchange is None:
+            return original(self)
+        left = self.length
+        try:
+            return original(self)
+        finally:
+            exchange.end(received=exchange.length - (left or 0) if exchange.length is not None else 0)
+
+    return _close_conn
+
+
+def _close(original: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(original)
+    def close(self: Any) -> Any:
+        try:
+            return original(self)
+        finally:
+            # A request that was given up before its answer. An answer that is being read goes on by itself.
+            _finish(self)
+
+    return close
+
+
+def _begin_connect(rec: Recorder, args: tuple[Any, ...], _kwargs: dict[str, Any]) -> Call | None:
+    connection = args[0]
+    target = fingerprint.url("CONNECT", _address(connection, "/")).target
+    connection._jobdoctor_fresh = True
+    shape = rec.shape("http", "CONNECT", f"CONNECT {target}", target=target, library=LIBRARY, effect="none")
+    return rec.begin(shape, flags=0 if has_timeout(connection) else NO_TIMEOUT)
+
+
+class HttpClientProbe(Probe):
+    """Requests through http.client. A connect by itself is recorded only when it is made before the request begins."""
+
+    channel: ClassVar[str] = "http"
+    library: ClassVar[str] = LIBRARY
+    modules: ClassVar[tuple[str, ...]] = ("http.client", "urllib3.connection")
+
+    def patch(self, module: ModuleType) -> None:
+        """Replace the steps of a request, which every library on top of http.client takes."""
+        m: Any = module
+        if module.__name__ == "urllib3.connection":
+            for kind in {m.HTTPConnection, m.HTTPSConnection}:
+                self.replace(kind, "connect", lambda original: recorded(original, _begin_connect), own=True)
+            return
+        self.replace(m.HTTPConnection, "putrequest", _putrequest)
+        self.replace(m.HTTPConnection, "endheaders", _endheaders)
+        self.replace(m.HTTPConnection, "send", _send)
+        self.replace(m.HTTPConnection, "getresponse", _getresponse)
+        self.replace(m.HTTPConnection, "close", _close)
+        self.replace(m.HTTPResponse, "_close_conn", _close_conn)

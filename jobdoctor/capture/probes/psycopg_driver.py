@@ -1,0 +1,303 @@
+"""psycopg 3: statements, commits and connects, of its blocking and its asyncio classes alike."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any, ClassVar
+
+from jobdoctor.capture import recorder
+from jobdoctor.capture.probes.base import Probe, foreign
+from jobdoctor.capture.probes.statements import (
+    Statement,
+    begin_connect,
+    in_transaction,
+    postgresql,
+    postgresql_target,
+    track,
+)
+from jobdoctor.capture.recorder import Call, Recorder
+
+LIBRARY = "psycopg"
+
+
+def _begin(rec: Recorder, cursor: Any, args: tuple[Any, ...], kwargs: dict[str, Any], many: bool) -> Statement | None:
+    try:
+        query = args[0] if args else kwargs["query"]
+        parameters = args[1] if len(args) > 1 else kwargs.get("params_seq" if many else "params")
+        if not isinstance(query, (str, bytes)):
+            query = query.as_string(cursor) if hasattr(query, "as_string") else str(query)
+        return postgresql(rec, cursor.connection, LIBRARY).begin(rec, query, parameters, many)
+    except Exception as error:
+        if foreign(error):
+            raise
+        return None
+
+
+def _end(rec: Recorder, cursor: Any, statement: Statement, error: BaseException | None) -> None:
+    if error is not None:
+        statement.fail(error)
+    else:
+        statement.finish(cursor.rowcount)
+    track(rec, cursor.connection, in_transaction(cursor.connection))
+
+
+def _execute(original: Callable[..., Any], many: bool) -> Callable[..., Any]:
+    @functools.wraps(original)
+    def execute(self: Any, *args: Any, **kwargs: Any) -> Any:
+        rec = recorder.current
+        statement = _begin(rec, self, args, kwargs, many) if rec is not None else None
+        if rec is None or statement is None:
+            return original(self, *args, **kwargs)
+        try:
+            result = original(self, *args, **kwargs)
+        except BaseException as error:
+            _end(rec, self, statement, error)
+            raise
+        _end(rec, self, statement, None)
+        return result
+
+    return execute
+
+
+def _execute_async(original: Callable[..., Any], many: bool) -> Callable[..., Any]:
+    @functools.wraps(original)
+    async def execute(self: Any, *args: Any, **kwargs: Any) -> Any:
+        rec = recorder.current
+        statement = _begin(rec, self, args, kwargs, many) if rec is not None else None
+        if rec is None or statement is None:
+            return await original(self, *args, **kwargs)
+        try:
+            result = await original(self, *args, **kwargs)
+        except BaseException as error:
+            _end(rec, self, statement, error)
+            raise
+        _end(rec, self, statement, None)
+        return result
+
+    return execute
+
+
+def _begin_word(rec: Recorder, connection: Any, word: str) -> Statement | None:
+    try:
+        # Without an open transaction the driver sends nothing.
+        if not in_transaction(connection):
+            return None
+        return postgresql(rec, connection, LIBRARY).begin(rec, word)
+    except Exception as error:
+        if foreign(error):
+            raise
+        return None
+
+
+def _end_word(rec: Recorder, connection: Any, statement: Statement, error: BaseException | None) -> None:
+    if error is not None:
+        statement.fail(error)
+    else:
+        statement.finish()
+    track(rec, connection, in_transaction(connection))
+
+
+def _transaction_end(original: Callable[..., Any], word: str) -> Callable[..., Any]:
+    @functools.wraps(original)
+    def end(self: Any) -> Any:
+        rec = recorder.current
+        statement = _begin_word(rec, self, word) if rec is not None else None
+        if rec is None or statement is None:
+            return original(self)
+        try:
+            result = original(self)
+        except BaseException as error:
+            _end_word(rec, self, statement, error)
+            raise
+        _end_word(rec, self, statement, None)
+        return result
+
+    return end
+
+
+def _transaction_end_async(original: Callable[..., Any], word: str) -> Callable[..., Any]:
+    @functools.wraps(original)
+    async def end(self: Any) -> Any:
+        rec = recorder.current
+        statement = _begin_word(rec, self, word) if rec is not None else None
+        if rec is None or statement is None:
+            return await original(self)
+        try:
+            result = await original(self)
+        except BaseException as error:
+            _end_word(rec, self, statement, error)
+            raise
+        _end_word(rec, self, statement, None)
+        return result
+
+    return end
+
+
+def _closed(original: Callable[..., Any], asynchronous: bool) -> Callable[..., Any]:
+    @functools.wraps(original)
+    def close(self: Any) -> Any:
+        rec = recorder.current
+        if rec is not None:
+            track(rec, self, False)
+        return original(self)  # of the asyncio class: a coroutine, for the caller to await
+
+    @functools.wraps(original)
+    async def close_async(self: Any) -> Any:
+        rec = recorder.current
+        if rec is not None:
+            track(rec, self, False)
+        return await original(self)
+
+    return close_async if asynchronous else close
+
+
+def _begin_opening(rec: Recorder, conninfo: Any, kwargs: dict[str, Any]) -> Call | None:
+    try:
+        from psycopg.conninfo import conninfo_to_dict
+
+        given: dict[str, Any] = {**conninfo_to_dict(conninfo or ""), **kwargs}
+        target = postgresql_target(given.get("host"), given.get("port"), given.get("dbname"))
+        return begin_connect(rec, LIBRARY, target)
+    except Exception as error:
+        if foreign(error):
+            raise
+        return None
+
+
+def _opened(rec: Recorder, connection: Any) -> None:
+    try:
+        postgresql(rec, connection, LIBRARY)
+    except Exception as error:
+        if foreign(error):
+            raise
+
+
+def _connect(original: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(original)
+    def connect(cls: Any, conninfo: str = "", **kwargs: Any) -> Any:
+        rec = recorder.current
+        if rec is None:
+            return original(cls, conninfo, **kwargs)
+        call = _begin_opening(rec, conninfo, kwargs)
+        try:
+            connection = original(cls, conninfo, **kwargs)
+        except BaseException as error:
+            if call is not None:
+                call.end(error)
+            raise
+        if call is not None:
+            call.end()
+        _opened(rec, connection)
+        return connection
+
+    return connect
+
+
+def _connect_async(original: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(original)
+    async def connect(cls: Any, conninfo: str = "", **kwargs: Any) -> Any:
+        rec = recorder.current
+        if rec is None:
+            return await original(cls, conninfo, **kwargs)
+        call = _begin_opening(rec, conninfo, kwargs)
+        try:
+            connection = await original(cls, conninfo, **kwargs)
+        except BaseException as error:
+            if call is not None:
+                call.end(error)
+            raise
+        if call is not None:
+            call.end()
+        _opened(rec, connection)
+        return connection
+
+    return connect
+
+
+def _block_word(block: Any, entering: bool, failed: bool) -> str:
+    """What a ``with connection.transaction()`` block sends as it is entered or left."""
+    if block.savepoint_name:
+        return "SAVEPOINT" if entering else "ROLLBACK TO SAVEPOINT" if failed else "RELEASE SAVEPOINT"
+    return "BEGIN" if entering else "ROLLBACK" if failed else "COMMIT"
+
+
+def _begin_block(rec: Recorder, block: Any, entering: bool, failed: bool) -> Statement | None:
+    try:
+        # An outer block has no savepoint, but it does not know before it is entered whether it is the outer one.
+        word = _block_word(block, entering, failed)
+        if entering and in_transaction(block.connection):
+            word = "SAVEPOINT"
+        return postgresql(rec, block.connection, LIBRARY).begin(rec, word)
+    except Exception as error:
+        if foreign(error):
+            raise
+        return None
+
+
+def _block(original: Callable[..., Any], entering: bool) -> Callable[..., Any]:
+    @functools.wraps(original)
+    def step(self: Any, *args: Any) -> Any:
+        rec = recorder.current
+        statement = _begin_block(rec, self, entering, bool(args and args[0])) if rec is not None else None
+        if rec is None or statement is None:
+            return original(self, *args)
+        try:
+            result = original(self, *args)
+        except BaseException as error:
+            _end_word(rec, self.connection, statement, error)
+            raise
+        _end_word(rec, self.connection, statement, None)
+        return result
+
+    return step
+
+
+def _block_async(original: Callable[..., Any], entering: bool) -> Callable[..., Any]:
+    @functools.wraps(original)
+    async def step(self: Any, *args: Any) -> Any:
+        rec = recorder.current
+        statement = _begin_block(rec, self, entering, bool(args and args[0])) if rec is not None else None
+        if rec is None or statement is None:
+            return await original(self, *args)
+        try:
+            result = await original(self, *args)
+        except BaseException as error:
+            _end_word(rec, self.connection, statement, error)
+            raise
+        _end_word(rec, self.connection, statement, None)
+        return result
+
+    return step
+
+
+class PsycopgProbe(Probe):
+    """psycopg's cursors and connections. Rows are known when ``execute`` returns: the client holds the whole result."""
+
+    channel: ClassVar[str] = "sql"
+    library: ClassVar[str] = LIBRARY
+    modules: ClassVar[tuple[str, ...]] = ("psycopg",)
+
+    def patch(self, module: ModuleType) -> None:
+        """Replace the methods that speak to the server; ``psycopg.connect`` is a bound method taken at import."""
+        m: Any = module
+        for cursor in (m.Cursor, m.ServerCursor):
+            self.replace(cursor, "execute", lambda original: _execute(original, False), own=True)
+            self.replace(cursor, "executemany", lambda original: _execute(original, True), own=True)
+        for cursor in (m.AsyncCursor, m.AsyncServerCursor):
+            self.replace(cursor, "execute", lambda original: _execute_async(original, False), own=True)
+            self.replace(cursor, "executemany", lambda original: _execute_async(original, True), own=True)
+        self.replace(m.Transaction, "__enter__", lambda original: _block(original, True))
+        self.replace(m.Transaction, "__exit__", lambda original: _block(original, False))
+        self.replace(m.AsyncTransaction, "__aenter__", lambda original: _block_async(original, True))
+        self.replace(m.AsyncTransaction, "__aexit__", lambda original: _block_async(original, False))
+        self.replace(m.Connection, "commit", lambda original: _transaction_end(original, "COMMIT"))
+        self.replace(m.Connection, "rollback", lambda original: _transaction_end(original, "ROLLBACK"))
+        self.replace(m.AsyncConnection, "commit", lambda original: _transaction_end_async(original, "COMMIT"))
+        self.replace(m.AsyncConnection, "rollback", lambda original: _transaction_end_async(original, "ROLLBACK"))
+        self.replace(m.Connection, "close", lambda original: _closed(original, False))
+        self.replace(m.AsyncConnection, "close", lambda original: _closed(original, True))
+        self.replace(m.Connection, "connect", _connect, own=True)
+        self.replace(m.AsyncConnection, "connect", _connect_async, own=True)
+        self.replace(module, "connect", lambda _: m.Connection.connect)

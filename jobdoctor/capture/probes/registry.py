@@ -1,0 +1,138 @@
+"""Every probe, and how they are installed: at once for what is imported, on import for the rest.
+
+A finder at the head of ``sys.meta_path`` waits for the modules that probes name. It finds the module with everybody
+else's finders and lets its loader patch it right after the module's body ran; the loader stays what it was.
+``uninstall_all`` takes the finder away.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from importlib.machinery import ModuleSpec
+from threading import RLock
+from types import ModuleType
+from typing import Any
+
+from jobdoctor.capture.probes.base import Probe
+from jobdoctor.capture.probes.files import FileProbe
+from jobdoctor.capture.probes.gc import GcProbe
+from jobdoctor.capture.probes.http_client import HttpClientProbe
+from jobdoctor.capture.probes.httpx_client import HttpxProbe
+from jobdoctor.capture.probes.imports import ImportProbe
+from jobdoctor.capture.probes.locks import FileLockProbe, ThreadLockProbe
+from jobdoctor.capture.probes.mail import MailProbe
+from jobdoctor.capture.probes.psycopg2_driver import Psycopg2Probe
+from jobdoctor.capture.probes.psycopg_driver import PsycopgProbe
+from jobdoctor.capture.probes.redis_client import RedisProbe
+from jobdoctor.capture.probes.redis_lock import RedisLockProbe
+from jobdoctor.capture.probes.sleep import AsyncioSleepProbe, SleepProbe
+from jobdoctor.capture.probes.sqlalchemy_dialect import SqlAlchemyProbe
+from jobdoctor.capture.probes.sqlalchemy_pool import SqlAlchemyPoolProbe
+from jobdoctor.capture.probes.sqlite_driver import SqliteProbe
+from jobdoctor.capture.probes.subprocesses import SubprocessProbe
+from jobdoctor.model import ProbeStatus
+
+#: In the order of installation. To add a probe: one file and its line.
+PROBES: tuple[Probe, ...] = (
+    SqliteProbe(),
+    PsycopgProbe(),
+    Psycopg2Probe(),
+    SqlAlchemyProbe(),
+    SqlAlchemyPoolProbe(),
+    RedisProbe(),
+    RedisLockProbe(),
+    HttpClientProbe(),
+    HttpxProbe(),
+    FileLockProbe(),
+    ThreadLockProbe(),
+    SleepProbe(),
+    AsyncioSleepProbe(),
+    SubprocessProbe(),
+    FileProbe(),
+    MailProbe(),
+    GcProbe(),
+    ImportProbe(),
+)
+
+
+class _LateFinder:
+    """Waits for the modules that probes name."""
+
+    def __init__(self, probes: Sequence[Probe]) -> None:
+        self.waiting: dict[str, list[Probe]] = {}
+        for probe in probes:
+            for name in probe.modules:
+                self.waiting.setdefault(name, []).append(probe)
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
+        """The specification that the other finders give, with a loader that patches afterwards."""
+        if name not in self.waiting:
+            return None
+        spec: ModuleSpec | None = None
+        for finder in sys.meta_path:
+            if finder is self or not hasattr(finder, "find_spec"):
+                continue
+            spec = finder.find_spec(name, path, target)
+            if spec is not None:
+                break
+        if spec is not None and spec.loader is not None:
+            try:
+                self._arm(name, spec.loader)
+            except Exception as error:
+                for probe in self.waiting[name]:
+                    probe.failure = f"{name} was imported by a loader that cannot be followed: {error}"
+        return spec
+
+    def _arm(self, name: str, loader: Any) -> None:
+        execute = loader.exec_module
+
+        def exec_module(module: ModuleType) -> None:
+            try:
+                del loader.exec_module
+            except AttributeError:
+                pass
+            execute(module)
+            if _installed:
+                for probe in self.waiting[name]:
+                    probe.install(name, module)
+
+        loader.exec_module = exec_module
+
+
+_lock = RLock()
+_finder = _LateFinder(PROBES)
+_installed = False
+
+
+def install_all() -> None:
+    """Install every probe: now where its library is imported, else when it is. Doing it again does nothing."""
+    global _installed
+    with _lock:
+        if _installed:
+            return
+        _installed = True
+        sys.meta_path.insert(0, _finder)
+        for probe in PROBES:
+            for name in probe.modules:
+                module = sys.modules.get(name)
+                if module is not None:
+                    probe.install(name, module)
+
+
+def uninstall_all() -> None:
+    """Put everything back as it was."""
+    global _installed
+    with _lock:
+        if not _installed:
+            return
+        _installed = False
+        if _finder in sys.meta_path:
+            sys.meta_path.remove(_finder)
+        for probe in reversed(PROBES):
+            probe.uninstall()
+
+
+def statuses() -> list[ProbeStatus]:
+    """What each probe sees, for the report."""
+    return [probe.status() for probe in PROBES if probe.channel]

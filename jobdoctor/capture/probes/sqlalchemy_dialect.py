@@ -1,0 +1,236 @@
+"""SQLAlchemy 2.0 and 2.1: statements at the dialect, below the events, where a call costs the least.
+
+What the drivers' probes would see of the same statement is inside this call and counted here once. A lazy load of the
+ORM puts the relationship's name on the statement it makes.
+"""
+
+from __future__ import annotations
+
+import functools
+import weakref
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any, ClassVar
+
+from jobdoctor.capture import recorder
+from jobdoctor.capture.probes.base import Probe, foreign
+from jobdoctor.capture.probes.statements import (
+    Database,
+    Statement,
+    in_transaction,
+    postgresql,
+    postgresql_target,
+    relationship,
+    track,
+)
+from jobdoctor.capture.recorder import Recorder
+
+LIBRARY = "sqlalchemy"
+
+_databases: dict[int, tuple[weakref.ref[Any], Database]] = {}
+
+
+def database_of(dialect: Any, connection: Any = None, context: Any = None) -> Database | None:
+    """The database a dialect speaks to. Its address is learnt with the first connection, None before."""
+    entry = _databases.get(id(dialect))
+    if entry is not None and entry[0]() is dialect:
+        return entry[1]
+    if connection is None and context is None:
+        return None
+    database = Database(_address(dialect, connection, context), LIBRARY)
+    if len(_databases) > 200:
+        _databases.clear()
+    _databases[id(dialect)] = (weakref.ref(dialect), database)
+    return database
+
+
+def _address(dialect: Any, connection: Any, context: Any) -> str:
+    url = None
+    if context is not None:
+        url = context.root_connection.engine.url
+    if dialect.name == "postgresql":
+        info = getattr(connection, "info", None)
+        if info is not None and hasattr(info, "dbname"):
+            return postgresql_target(info.host, info.port, info.dbname)
+        if url is not None:
+            host = url.host or url.query.get("host")
+            return postgresql_target(host if isinstance(host, str) else None, url.port, url.database)
+    if url is None:
+        return f"{dialect.name}:"
+    if dialect.name == "sqlite":
+        return f"sqlite:///{(url.database or ':memory:').removeprefix('file:').partition('?')[0]}"
+    port = f":{url.port}" if url.port else ""
+    return f"{dialect.name}://{url.host or 'localhost'}{port}/{url.database or ''}"
+
+
+def _driver(connection: Any) -> Any:
+    """The driver's own connection: not the pool's proxy, not the adapter around an asyncio driver."""
+    connection = getattr(connection, "dbapi_connection", connection)
+    return getattr(connection, "_connection", connection)
+
+
+def _begin(
+    rec: Recorder, dialect: Any, cursor: Any, statement: Any, parameters: Any, context: Any, many: bool
+) -> tuple[Statement, Any] | None:
+    try:
+        connection = _driver(getattr(cursor, "connection", None) or context.root_connection.connection)
+        database = database_of(dialect, connection, context)
+        if database is None:
+            return None
+        if dialect.name == "postgresql" and hasattr(connection, "info"):
+            postgresql(rec, connection, dialect.driver)
+        begun = database.begin(rec, statement, parameters, many)
+        return (begun, connection) if begun is not None else None
+    except Exception as error:
+        if foreign(error):
+            raise
+        return None
+
+
+def _finish(rec: Recorder, cursor: Any, statement: Statement, connection: Any) -> None:
+    try:
+        rows = cursor.rowcount
+        if hasattr(cursor, "_jobdoctor_cell"):  # sqlite3 does not know how many rows it will give
+            if statement.sql.effect != "write":
+                rows = None
+            cursor._jobdoctor_cell = statement.call.cell if cursor.description is not None else None
+        statement.finish(rows if isinstance(rows, int) else None)
+        _track(rec, connection)
+    except Exception as error:
+        if foreign(error):
+            raise
+
+
+def _track(rec: Recorder, connection: Any) -> None:
+    state = in_transaction(connection)
+    if state is None:
+        # A driver that cannot say: it opens a transaction by itself unless it was told not to.
+        state = getattr(connection, "autocommit", False) is not True
+    track(rec, connection, state)
+
+
+def _execute(original: Callable[..., Any], many: bool = False) -> Callable[..., Any]:
+    @functools.wraps(original)
+    def do_execute(self: Any, cursor: Any, statement: Any, parameters: Any, context: Any = None) -> Any:
+        rec = recorder.current
+        begun = _begin(rec, self, cursor, statement, parameters, context, many) if rec is not None else None
+        if rec is None or begun is None:
+            return original(self, cursor, statement, parameters, context)
+        try:
+            result = original(self, cursor, statement, parameters, context)
+        except BaseException as error:
+            begun[0].fail(error)
+            _track(rec, begun[1])
+            raise
+        _finish(rec, cursor, begun[0], begun[1])
+        return result
+
+    return do_execute
+
+
+def _execute_no_params(original: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(original)
+    def do_execute_no_params(self: Any, cursor: Any, statement: Any, context: Any = None) -> Any:
+        rec = recorder.current
+        begun = _begin(rec, self, cursor, statement, None, context, False) if rec is not None else None
+        if rec is None or begun is None:
+            return original(self, cursor, statement, context)
+        try:
+            result = original(self, cursor, statement, context)
+        except BaseException as error:
+            begun[0].fail(error)
+            _track(rec, begun[1])
+            raise
+        _finish(rec, cursor, begun[0], begun[1])
+        return result
+
+    return do_execute_no_params
+
+
+def _begin_word(rec: Recorder, dialect: Any, connection: Any, word: str) -> Statement | None:
+    try:
+        state = in_transaction(connection)
+        if state is False:
+            return None  # nothing is open: the driver sends nothing
+        database = database_of(dialect, connection)
+        return database.begin(rec, word) if database is not None else None
+    except Exception as error:
+        if foreign(error):
+            raise
+        return None
+
+
+def _transaction_end(original: Callable[..., Any], word: str) -> Callable[..., Any]:
+    @functools.wraps(original)
+    def end(self: Any, dbapi_connection: Any) -> Any:
+        rec = recorder.current
+        if rec is None:
+            return original(self, dbapi_connection)
+        connection = _driver(dbapi_connection)
+        begun = _begin_word(rec, self, connection, word)
+        try:
+            result = original(self, dbapi_connection)
+        except BaseException as error:
+            if begun is not None:
+                begun.fail(error)
+            raise
+        if begun is not None:
+            begun.finish()
+        track(rec, connection, False)
+        return result
+
+    return end
+
+
+def _lazy_load(original: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(original)
+    def _emit_lazyload(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if recorder.current is None:
+            return original(self, *args, **kwargs)
+        try:
+            token = relationship.set(f"{self.parent.class_.__name__}.{self.key}")
+        except Exception as error:
+            if foreign(error):
+                raise
+            return original(self, *args, **kwargs)
+        try:
+            return original(self, *args, **kwargs)
+        finally:
+            relationship.reset(token)
+
+    return _emit_lazyload
+
+
+class SqlAlchemyProbe(Probe):
+    """Statements, commits and rollbacks through SQLAlchemy, Core and ORM, with the lazy load that made them."""
+
+    channel: ClassVar[str] = "sql"
+    library: ClassVar[str] = LIBRARY
+    modules: ClassVar[tuple[str, ...]] = (
+        "sqlalchemy.engine.default",
+        "sqlalchemy.orm.strategies",
+        # Dialects with an executemany of their own.
+        "sqlalchemy.dialects.postgresql.psycopg2",
+        "sqlalchemy.dialects.mysql.mysqldb",
+        "sqlalchemy.dialects.mssql.pyodbc",
+        "sqlalchemy.dialects.oracle.cx_oracle",
+    )
+
+    def patch(self, module: ModuleType) -> None:
+        """Replace the dialect's methods, and the ORM's emission of a lazy load (its class was renamed in 2.1)."""
+        m: Any = module
+        name = module.__name__
+        if name == "sqlalchemy.engine.default":
+            dialect = m.DefaultDialect
+            self.replace(dialect, "do_execute", _execute)
+            self.replace(dialect, "do_executemany", lambda original: _execute(original, many=True))
+            self.replace(dialect, "do_execute_no_params", _execute_no_params)
+            self.replace(dialect, "do_commit", lambda original: _transaction_end(original, "COMMIT"))
+            self.replace(dialect, "do_rollback", lambda original: _transaction_end(original, "ROLLBACK"))
+        elif name == "sqlalchemy.orm.strategies":
+            loader = getattr(m, "_LazyLoader", None) or m.LazyLoader
+            self.replace(loader, "_emit_lazyload", _lazy_load)
+        else:
+            for kind in vars(m).values():
+                if isinstance(kind, type) and kind.__module__ == name:
+                    self.replace(kind, "do_executemany", lambda original: _execute(original, many=True), own=True)

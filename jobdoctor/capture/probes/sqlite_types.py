@@ -1,0 +1,198 @@
+"""sqlite3's types as subclasses that record: the originals are C types that cannot be patched.
+
+Imported when sqlite3 is, so that a worker whose jobs do not use it never loads it. Connections are made of these
+classes whether or not something is being recorded, because a job may use one that was opened before. A factory of the
+user's own is respected: the class that is made derives from it.
+"""
+
+from __future__ import annotations
+
+import functools
+import sqlite3
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from jobdoctor.capture import recorder
+from jobdoctor.capture.probes.statements import Database, track
+from jobdoctor.capture.recorder import Cell
+
+_FACTORY_POSITION = 5
+
+
+class RecordingCursor(sqlite3.Cursor):
+    """A cursor whose statements are recorded and whose rows are counted as they are fetched."""
+
+    _jobdoctor_cell: Cell | None = None
+
+    def execute(self, sql: Any, parameters: Any = (), /) -> Any:
+        """As ``sqlite3.Cursor.execute``."""
+        return _run(self, super().execute, sql, parameters, False)
+
+    def executemany(self, sql: Any, parameters: Any, /) -> Any:
+        """As ``sqlite3.Cursor.executemany``."""
+        return _run(self, super().executemany, sql, parameters, True)
+
+    def executescript(self, sql_script: Any, /) -> Any:
+        """As ``sqlite3.Cursor.executescript``."""
+        original = super().executescript
+        return _run(self, lambda sql, _: original(sql), sql_script, None, False)
+
+    def fetchone(self) -> Any:
+        """As ``sqlite3.Cursor.fetchone``."""
+        row = super().fetchone()
+        cell = self._jobdoctor_cell
+        if cell is not None:
+            cell.add(rows=0 if row is None else 1)
+        return row
+
+    def fetchmany(self, *args: Any, **kwargs: Any) -> Any:
+        """As ``sqlite3.Cursor.fetchmany``."""
+        rows = super().fetchmany(*args, **kwargs)
+        cell = self._jobdoctor_cell
+        if cell is not None:
+            cell.add(rows=len(rows))
+        return rows
+
+    def fetchall(self) -> Any:
+        """As ``sqlite3.Cursor.fetchall``."""
+        rows = super().fetchall()
+        cell = self._jobdoctor_cell
+        if cell is not None:
+            cell.add(rows=len(rows))
+        return rows
+
+    def __iter__(self) -> Any:
+        # An overridden __next__ would cost every row a Python call, recorded or not.
+        return self if self._jobdoctor_cell is None else _counted(super().__iter__(), self._jobdoctor_cell)
+
+
+def _counted(rows: Iterator[Any], cell: Cell) -> Iterator[Any]:
+    count = 0
+    try:
+        for row in rows:
+            count += 1
+            yield row
+    finally:
+        cell.add(rows=count)
+
+
+def _run(cursor: RecordingCursor, original: Callable[..., Any], sql: Any, parameters: Any, many: bool) -> Any:
+    rec = recorder.current
+    if rec is None:
+        cursor._jobdoctor_cell = None
+        return original(sql, parameters)
+    connection = cursor.connection
+    database = getattr(connection, "_jobdoctor_database", None)
+    statement = database.begin(rec, sql, parameters, many) if database is not None else None
+    if statement is None:
+        return original(sql, parameters)
+    cursor._jobdoctor_cell = None
+    try:
+        result = original(sql, parameters)
+    except BaseException as error:
+        statement.fail(error)
+        track(rec, connection, connection.in_transaction)
+        raise
+    rows = cursor.rowcount if statement.sql.effect == "write" else None
+    statement.finish(rows)
+    if cursor.description is not None:
+        cursor._jobdoctor_cell = statement.call.cell
+    track(rec, connection, connection.in_transaction)
+    return result
+
+
+class RecordingConnection(sqlite3.Connection):
+    """A connection that makes recording cursors. ``execute`` and its kin call ``cursor`` and are recorded by it."""
+
+    _jobdoctor_database: Database | None = None
+
+    def cursor(self, factory: Any = RecordingCursor) -> Any:
+        """As ``sqlite3.Connection.cursor``."""
+        return super().cursor(_derived(factory, RecordingCursor))
+
+    def commit(self) -> None:
+        """As ``sqlite3.Connection.commit``."""
+        _end_transaction(self, "COMMIT", super().commit)
+
+    def rollback(self) -> None:
+        """As ``sqlite3.Connection.rollback``."""
+        _end_transaction(self, "ROLLBACK", super().rollback)
+
+    def __exit__(self, kind: Any, error: Any, traceback: Any) -> Any:
+        original = super().__exit__
+        return _end_transaction(
+            self, "COMMIT" if kind is None else "ROLLBACK", lambda: original(kind, error, traceback)
+        )
+
+    def close(self) -> None:
+        """As ``sqlite3.Connection.close``."""
+        rec = recorder.current
+        super().close()
+        if rec is not None:
+            track(rec, self, False)
+
+
+def _end_transaction(connection: RecordingConnection, word: str, original: Callable[[], Any]) -> Any:
+    rec = recorder.current
+    database = connection._jobdoctor_database
+    if rec is None or database is None or not connection.in_transaction:
+        return original()
+    statement = database.begin(rec, word)
+    try:
+        result = original()
+    except BaseException as error:
+        if statement is not None:
+            statement.fail(error)
+            track(rec, connection, connection.in_transaction)
+        raise
+    if statement is not None:
+        statement.finish()
+        track(rec, connection, connection.in_transaction)
+    return result
+
+
+# What they are made for must not show in messages and in repr().
+for _kind in (RecordingCursor, RecordingConnection):
+    _kind.__name__ = _kind.__qualname__ = _kind.__name__.removeprefix("Recording")
+    _kind.__module__ = "sqlite3"
+
+
+@functools.lru_cache(maxsize=64)
+def _derive(factory: Any, mixin: Any) -> Any:
+    try:
+        return type(factory.__name__, (mixin, factory), {"__module__": factory.__module__, "__doc__": factory.__doc__})
+    except TypeError:  # no class can be both
+        return factory
+
+
+def _derived(factory: Any, mixin: Any) -> Any:
+    base = mixin.__mro__[1]
+    if factory is base:
+        return mixin
+    if not isinstance(factory, type) or not issubclass(factory, base) or issubclass(factory, mixin):
+        return factory
+    return _derive(factory, mixin)
+
+
+def _target(database: Any) -> str:
+    name = database.decode("utf-8", "replace") if isinstance(database, bytes) else str(database)
+    name = name.removeprefix("file:").partition("?")[0]
+    return f"sqlite:///{name}"
+
+
+def recording_connect(original: Callable[..., Any]) -> Callable[..., Any]:
+    """``connect``, with the classes above as its factories."""
+
+    @functools.wraps(original)
+    def connect(*args: Any, **kwargs: Any) -> Any:
+        if len(args) > _FACTORY_POSITION:
+            place = args[_FACTORY_POSITION]
+            args = (*args[:_FACTORY_POSITION], _derived(place, RecordingConnection), *args[_FACTORY_POSITION + 1 :])
+        else:
+            kwargs["factory"] = _derived(kwargs.get("factory", sqlite3.Connection), RecordingConnection)
+        connection = original(*args, **kwargs)
+        if isinstance(connection, RecordingConnection):
+            connection._jobdoctor_database = Database(_target(args[0] if args else kwargs.get("database")), "sqlite3")
+        return connection
+
+    return connect
