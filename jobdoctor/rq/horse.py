@@ -8,6 +8,7 @@ Tracebacks are freed of our frames, so that what RQ stores for a failed job read
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable
 from hashlib import blake2b
 from typing import Any
@@ -15,7 +16,7 @@ from typing import Any
 from rq.job import Job, JobStatus
 from rq.timeouts import JobTimeoutException
 
-from jobdoctor.capture import recorder
+from jobdoctor.capture import recorder, stack_profile
 from jobdoctor.model import Outcome, ProbeStatus
 from jobdoctor.rq import exceptions, stamps
 from jobdoctor.rq.facts import attempt
@@ -37,8 +38,11 @@ def _without_own_frame(error: BaseException) -> None:
 class Horse:
     """One execution, as the process sees it that runs the job."""
 
-    def __init__(self, rec: recorder.Recorder, execution_id: str, job_name: str, guard: Guard) -> None:
+    def __init__(
+        self, rec: recorder.Recorder, execution_id: str, job_name: str, guard: Guard, profile_path: str = ""
+    ) -> None:
         self.recorder = rec
+        self.profile_path = profile_path  # where the profile goes; empty: none is made
         self.execution_id = execution_id
         self.job_name = job_name
         self.guard = guard
@@ -48,6 +52,7 @@ class Horse:
         self.max_retries: int | None = None
         self._probes: list[ProbeStatus] = []
         self._known_problems = len(guard.problems)
+        self._profile: stack_profile.StackProfile | None = None
 
     # -- life
 
@@ -99,6 +104,8 @@ class Horse:
         if getattr(job, "webhooks", None):
             shadows["send_webhooks"] = self._calling_back(job.send_webhooks)
         job.__dict__.update(shadows)
+        if self.profile_path:
+            import pyinstrument  # noqa: F401 -- here, before the job's timeout begins to count
 
     def restore(self, job: Job) -> None:
         """Takes the shadows off."""
@@ -122,6 +129,9 @@ class Horse:
     def _performing(self, original: Callable[..., Any]) -> Callable[..., Any]:
         def perform(*args: Any, **kwargs: Any) -> Any:
             stamps.enter_execution(self.execution_id, self.job_name)
+            if self.profile_path:
+                self._profile = stack_profile.StackProfile()
+                self._profile.start()
             try:
                 return original(*args, **kwargs)
             except BaseException as error:
@@ -165,10 +175,25 @@ class Horse:
     # -- what RQ's worker reports
 
     def ended(self, job: Job) -> None:
-        """``handle_execution_ended`` is done: RQ calls the callback next, when there is one."""
+        """``handle_execution_ended`` is done: RQ calls the callback next, when there is one.
+
+        The job's timeout no longer counts here, so that a profile may take its time to be read out.
+        """
+        if self._profile is not None:
+            self._keep_profile(self._profile)
+            self._profile = None
         failed = job._status == JobStatus.FAILED
         if job._failure_callback_name if failed else job._success_callback_name:
             self.mark("callback")
+
+    def _keep_profile(self, profile: stack_profile.StackProfile) -> None:
+        began = time.perf_counter_ns()
+        found = profile.stop()
+        if found is not None:
+            stack_profile.dump(found, self.profile_path)
+        elif profile.missing:
+            self.recorder.note("missing", text=profile.missing)
+        self.recorder.note("overhead", ns=time.perf_counter_ns() - began)
 
     def raised(self, error: BaseException | None, traceback: Any) -> None:
         """``handle_exception``: the job failed for this reason."""
@@ -225,12 +250,13 @@ class _MeasuringSerializer:
 
 # ------------------------------------------------------------------------------------------------------ spawned horses
 
-#: Tells a spawned horse where the recorder's memory is: "<path>|<execution id>|<job name>".
+#: Tells a spawned horse where the recorder's memory is, where a profile goes, and what it records: four fields.
 SPAWN_VARIABLE = "JOBDOCTOR_HORSE"
 
 
-def spawn_value(path: str, execution_id: str, job_name: str) -> str:
-    return "|".join((path, execution_id, job_name))
+def spawn_value(path: str, profile_path: str, execution_id: str, job_name: str) -> str:
+    """The value of SPAWN_VARIABLE."""
+    return "|".join((path, profile_path, execution_id, job_name))
 
 
 def from_environment(guard: Guard) -> Horse | None:
@@ -238,8 +264,8 @@ def from_environment(guard: Guard) -> Horse | None:
     value = os.environ.pop(SPAWN_VARIABLE, "")
     if not value:
         return None
-    path, execution_id, job_name = value.split("|", 2)
+    path, profile_path, execution_id, job_name = value.split("|", 3)
     memory = recorder.open_memory(path)
     if memory.path is None:
         return None
-    return Horse(recorder.Recorder(memory.buffer), execution_id, job_name, guard)
+    return Horse(recorder.Recorder(memory.buffer), execution_id, job_name, guard, profile_path)

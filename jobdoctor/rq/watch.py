@@ -9,16 +9,16 @@ from typing import Any
 from msgspec.structs import replace
 from rq.job import Job, JobStatus
 
-from jobdoctor.capture import recorder, recording
+from jobdoctor.capture import recording, stack_profile
 from jobdoctor.capture.assemble import ExecutionFacts, Observation, assemble
 from jobdoctor.capture.payload import BUDGET_S, Measurement
 from jobdoctor.capture.sampler import Sampler, rusage_of, wait_and_sample
-from jobdoctor.model import Outcome, ProbeStatus, ResultInfo, RetryPolicy, WorkerKind
+from jobdoctor.model import Outcome, ProbeStatus, Profile, ResultInfo, RetryPolicy, Rusage, WorkerKind
 from jobdoctor.rq import facts as rq_facts
 from jobdoctor.rq.guard import Guard, not_ours
 from jobdoctor.rq.names import UNDESERIALIZABLE, serializer_name
 from jobdoctor.rq.probing import probe_statuses
-from jobdoctor.rq.stream_writer import StreamWriter
+from jobdoctor.rq.recording_state import WorkerState
 
 #: Seconds of CPU spent on the payload in one tick: the horse may end meanwhile and should not wait to be reaped.
 _SLICE_S = 0.002
@@ -36,33 +36,37 @@ class ExecutionWatch:
         worker: Any,
         job: Job,
         queue: Any,
-        rec: recorder.Recorder,
+        state: WorkerState,
         guard: Guard,
         *,
         kind: WorkerKind,
         dequeued_ns: int,
-        slos_ms: dict[str, float],
     ) -> None:
         self.epoch_ns, self.perf_ns = time.time_ns(), time.perf_counter_ns()
         self.worker = worker
         self.job = job
         self.queue = queue
-        self.recorder = rec
+        self.state = state
+        self.recorder = state.recorder
         self.guard = guard
         self.kind: WorkerKind = kind
-        self.facts: ExecutionFacts = rq_facts.gather(worker, job, queue, kind, slos_ms)
+        self.facts: ExecutionFacts = rq_facts.gather(worker, job, queue, kind, state.slos_ms)
         self.dequeued_ns = dequeued_ns
         self.identify(f"{self.epoch_ns:x}")
         self.forked_ns = self.forked_done_ns = self.exited_ns = 0
         self.horse_pid = 0
         self.sampler: Sampler | None = None
         self.sampler_missing = ""
-        self.rusage: Any = None
+        self.rusage: Rusage | None = None
         self.wait_status: int | None = None
         self.killed_by_us = ""
         self.outcome: Outcome | None = None
         self.own_cpu_ns: int | None = None
         self.overhead_ns = 0
+        self.profile_path = ""
+        with guard("profile"):
+            if state.profiles.choose(self.facts.job):
+                self.profile_path = stack_profile.profile_path()
         self.sent = False
         self._asked = False
         self._wire_bytes: int | None = None
@@ -135,23 +139,23 @@ class ExecutionWatch:
 
     # -- the end
 
-    def finish(self, writer: StreamWriter) -> None:
+    def finish(self) -> None:
         """Assembles what is known and sends it. Interrupted by a signal's exception, it finishes first."""
         reaped_ns = time.perf_counter_ns()
         try:
-            self._finish(writer, reaped_ns)
+            self._finish(reaped_ns)
         except BaseException as error:
             if not not_ours(error):
                 raise
             if not self.sent:
                 with self.guard("finish"):
-                    self._finish(writer, reaped_ns)
+                    self._finish(reaped_ns)
             raise
         finally:
             if self.sampler is not None:
                 self.sampler.close()
 
-    def _finish(self, writer: StreamWriter, reaped_ns: int) -> None:
+    def _finish(self, reaped_ns: int) -> None:
         with self.guard("queue depth"):
             if not self._asked:
                 self._asked = True
@@ -167,8 +171,8 @@ class ExecutionWatch:
         observation = self._observation(recorded, reaped_ns)
         execution = assemble(self.facts, observation, recorded)
         self.sent = True
-        if not writer.write(execution):
-            self.guard.say("stream", ConnectionError(writer.problem))
+        if not self.state.writer.write(execution):
+            self.guard.say("stream", ConnectionError(self.state.writer.problem))
 
     def _decide(self, recorded: recording.Recording | None) -> None:
         notes = recorded.facts("outcome") if recorded is not None else []
@@ -202,6 +206,15 @@ class ExecutionWatch:
         payload = self.measurement.result() if self.measurement is not None else None
         if payload is not None and self._wire_bytes is not None:
             payload = replace(payload, wire_bytes=self._wire_bytes)
+        profile: Profile | None = None
+        with self.guard("profile"):
+            if self.profile_path:
+                profile = stack_profile.load(self.profile_path)
+            self.state.profiles.report(
+                self.facts.job, reaped_ns - self.dequeued_ns, self._cpu_ns(), profiled=bool(self.profile_path)
+            )
+        for note in recorded.facts("overhead") if recorded is not None else []:
+            self.overhead_ns += note["ns"]
         probes: list[ProbeStatus] = []
         with self.guard("probes"):
             probes = _probes(recorded)
@@ -224,10 +237,16 @@ class ExecutionWatch:
             own_cpu_ns=self.own_cpu_ns,
             killed_by_us=self.killed_by_us,
             payload=payload,
+            profile=profile,
             probes=probes,
             overhead_ns=self.overhead_ns,
             not_captured=missing,
         )
+
+    def _cpu_ns(self) -> int:
+        if self.rusage is not None:
+            return self.rusage.user_ns + self.rusage.system_ns
+        return self.own_cpu_ns or 0
 
 
 def _probes(recorded: recording.Recording | None) -> list[ProbeStatus]:

@@ -87,7 +87,7 @@ class WorkerMixin(_Base):
             # In a process that RQ's fork left behind (os._exit was replaced, say) there is nothing to report.
             if watch is not None and self._recording_state is not None and os.getpid() == self._recording_state.pid:
                 with guard("finish"):
-                    watch.finish(self._recording_state.writer)
+                    watch.finish()
 
     def _start_watch(self, job: Job, queue: Any, guard: Guard) -> ExecutionWatch:
         now = time.perf_counter_ns()
@@ -99,11 +99,10 @@ class WorkerMixin(_Base):
             self,
             job,
             queue,
-            state.recorder,
+            state,
             guard,
             kind=kind,
             dequeued_ns=noted if 0 <= now - noted < _DEQUEUE_NS else now,
-            slos_ms=state.slos_ms,
         )
 
     def prepare_execution(self, *args: Any, **kwargs: Any) -> Any:
@@ -122,7 +121,9 @@ class WorkerMixin(_Base):
             if watch.kind != "spawn":
                 watch.kind = watch.facts.worker_kind = "fork"
             elif state.memory.path is not None:
-                os.environ[SPAWN_VARIABLE] = spawn_value(state.memory.path, watch.facts.id, watch.facts.job)
+                os.environ[SPAWN_VARIABLE] = spawn_value(
+                    state.memory.path, watch.profile_path, watch.facts.id, watch.facts.job
+                )
             else:
                 watch.guard.problems.append(f"Calls and phases: {state.memory.fallback}")
             watch.forking()
@@ -174,7 +175,7 @@ class WorkerMixin(_Base):
     def _start_horse(self, guard: Guard) -> Horse | None:
         watch = self._watch
         if watch is not None:  # forked
-            horse: Horse | None = Horse(watch.recorder, watch.facts.id, watch.facts.job, guard)
+            horse: Horse | None = Horse(watch.recorder, watch.facts.id, watch.facts.job, guard, watch.profile_path)
         elif disabled():
             return None
         else:
@@ -201,7 +202,7 @@ class WorkerMixin(_Base):
         own: Horse | None = None
         cpu_ns = 0
         with watch.guard("perform_job"):
-            own = Horse(watch.recorder, watch.facts.id, watch.facts.job, watch.guard)
+            own = Horse(watch.recorder, watch.facts.id, watch.facts.job, watch.guard, watch.profile_path)
             cpu_ns = own_cpu_ns()
             if own.begin():
                 self._horse = own
