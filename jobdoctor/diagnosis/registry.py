@@ -25,6 +25,18 @@ RULES: dict[str, tuple[str, str]] = {
     "JD404": ("batching.repeated_query", "RepeatedQuery"),
     "JD405": ("batching.row_by_row_write", "RowByRowWrite"),
     "JD406": ("batching.commit_per_row", "CommitPerRow"),
+    "JD501": ("locks.database_lock_wait", "DatabaseLockWait"),
+    "JD502": ("locks.application_lock_wait", "ApplicationLockWait"),
+    "JD503": ("locks.pool_wait", "PoolWait"),
+    "JD602": ("retries.retry_storm", "RetryStorm"),
+    "JD604": ("retries.retrying_permanent_error", "RetryingPermanentError"),
+    "JD606": ("retries.always_failing", "AlwaysFailing"),
+    "JD701": ("queue.stuck_behind_heavy_jobs", "StuckBehindHeavyJobs"),
+    "JD702": ("queue.underprovisioned", "Underprovisioned"),
+    "JD703": ("queue.mixed_durations", "MixedDurations"),
+    "JD801": ("trigger.duplicate_enqueues", "DuplicateEnqueues"),
+    "JD804": ("trigger.too_small_to_queue", "TooSmallToQueue"),
+    "JD805": ("trigger.enqueue_storm", "EnqueueStorm"),
 }
 
 

@@ -1,0 +1,114 @@
+"""always-failing: the job keeps failing, and nobody turned it off.
+
+## What it looks for
+
+A job of which (nearly) every execution fails, over at least five executions and three enqueues. One job with one bad
+argument is not enough, however often it is retried.
+
+## Why it costs time
+
+All of the worker time it takes is lost, and so is the queue's time behind it. A registry full of failures hides the
+failures that matter, and failed jobs stay in Redis for a year by default (`failure_ttl`).
+
+## What to do
+
+Fix the error named here first. Until then stop enqueuing the job, or let it return early. If nobody missed its work
+while it failed, delete it.
+
+## When it is a false alarm
+
+When the window shows an outage only, which is over by now: look at a longer one. When the job fails on purpose, to
+be retried until something is there: poll with `enqueue_in` instead.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+
+from jobdoctor.diagnosis import measure
+from jobdoctor.diagnosis.attempts import FAILING, busy_ms, chains, exceptions_by_digest
+from jobdoctor.diagnosis.rule import Limit, NotChecked, Rule
+from jobdoctor.model import Evidence, Finding, JobHistory
+
+
+class AlwaysFailing(Rule):
+    code = "JD606"
+    name = "always-failing"
+    step = "retries"
+    kind = "retry"
+    related_to = ("JD306",)
+
+    min_failures = Limit(5, "executions", "failed executions below which the rule is silent", "own: not one bad day")
+    min_enqueues = Limit(
+        3,
+        "jobs",
+        "enqueues that failed for good below which the rule is silent",
+        "own: one bad argument is not the job",
+    )
+    min_failure_rate = Limit(0.9, "share", "failed share of the executions", "own: seeds of alerts start at 2%")
+
+    def check(self, history: JobHistory) -> Iterable[Finding]:
+        outcomes = {name: number for name, number in history.outcomes.items() if name != "stopped"}
+        ended = sum(outcomes.values())
+        failures = sum(number for name, number in outcomes.items() if name in FAILING)
+        if failures < self.limits.min_failures or failures < self.limits.min_failure_rate * ended:
+            return
+        if not history.trace:
+            raise NotChecked(
+                f"{failures} of {ended} executions failed, but the rows of the trace are gone, and only they tell "
+                f"enqueues from retries: look at a newer window (--since)"
+            )
+        attempts = chains(history.trace)
+        lost = [chain for chain in attempts if chain.last.outcome in FAILING]
+        for_good = [chain for chain in lost if chain.last.outcome != "retried"]
+        if len(for_good) < self.limits.min_enqueues:
+            return
+        failed = [row for row in history.trace if row.outcome in FAILING]
+        errors = Counter(row.error_type or row.outcome for row in failed)
+        main_error, times = errors.most_common(1)[0]
+        digests = Counter(row.error_digest for row in failed if row.error_digest)
+        known = exceptions_by_digest(history)
+        info = next((known[digest] for digest, _ in digests.most_common() if digest in known), None)
+        cost = busy_ms(failed) / len(history.trace)
+        retries = sum(len(chain.retries) for chain in lost)
+        never = failures == ended
+        name = main_error.rpartition(".")[2]
+        example = next((each for each in history.executions if each.outcome in FAILING), None)
+        evidence = [
+            Evidence(
+                "retries",
+                f"{failures} of {ended} executions failed, {times} of {len(failed)} with {name}; "
+                f"{len(for_good)} enqueues failed for good" + (f", after {retries} retries in all" if retries else ""),
+                {
+                    "failures": failures,
+                    "executions": ended,
+                    "failed_for_good": len(for_good),
+                    "retries": retries,
+                    "errors": dict(errors.most_common(5)),
+                    "message_shape": info.message_shape if info else "",
+                    "callsite": info.callsite if info else "",
+                    "target": main_error,
+                },
+            )
+        ]
+        if example is not None:
+            evidence.append(measure.execution_evidence(example, "A failed execution"))
+        where = f" at {info.callsite}" if info and info.callsite else ""
+        yield self.finding(
+            severity="critical" if never else "warning",
+            confidence=0.97 if never else 0.9,
+            title=(f"All {failures}" if never else f"{failures} of {ended}")
+            + f" executions failed, mostly with {name}",
+            cost_ms=cost,
+            saving=(cost / 2, cost, cost),
+            text=(
+                f"Fix the {name}{where}, and stop enqueuing the job until then. If nobody missed its work, delete it"
+            ),
+            snippet=(
+                "# until it is fixed: keep failed jobs for a day, not for a year, and do not retry\n"
+                "queue.enqueue(this_job, *args, failure_ttl=86_400)"
+            ),
+            callsite=info.callsite if info else "",
+            evidence=evidence,
+        )
