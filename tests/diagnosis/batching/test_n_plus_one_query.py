@@ -88,8 +88,8 @@ def test_fires_at_each_limit(group: SpanGroup) -> None:
         make_group(fingerprint="(other)", count=4_000, ms=900),
     ],
     ids=[
-        "chunks", "chunks of unknown size", "array", "same parameters", "writes", "offset", "keyset", "days", "sequence",
-        "lock", "overflow",
+        "chunks", "chunks of unknown size", "array", "same parameters", "writes", "offset", "keyset", "days",
+        "sequence", "lock", "overflow",
     ],
 )  # fmt: skip
 def test_silent_on_look_alikes(group: SpanGroup) -> None:

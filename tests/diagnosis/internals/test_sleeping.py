@@ -1,0 +1,50 @@
+"""JD305: long sleeps and polling; a short backoff, and a thread that sleeps beside the work, are not."""
+
+from __future__ import annotations
+
+import pytest
+
+from jobdoctor.diagnosis.checklist.internals.sleeping import Sleeping
+from tests.builders import make_group
+from tests.diagnosis.asking import alike, ask, only
+
+
+def test_fires_on_a_long_sleep() -> None:
+    executions = alike(make_group("sleep", ms=2_500), run_ms=3_000, ledger={"sleep": 2_500, "cpu": 500})
+    assert only(ask(Sleeping, executions)).severity == "critical"
+
+
+def test_fires_on_sleeps_that_only_the_ledger_saw() -> None:
+    finding = only(ask(Sleeping, alike(run_ms=1_000, ledger={"sleep": 600, "cpu": 400})))
+    assert (finding.severity, finding.callsite) == ("warning", "")
+
+
+@pytest.mark.parametrize(("slept", "run"), [(249.0, 300.0), (300.0, 1_501.0)], ids=["milliseconds", "share"])
+def test_silent_just_below_each_limit(slept: float, run: float) -> None:
+    assert ask(Sleeping, alike(make_group("sleep", ms=slept), run_ms=run)) == []
+
+
+@pytest.mark.parametrize(("slept", "run"), [(250.0, 300.0), (300.0, 1_500.0), (5_000.0, 60_000.0)])
+def test_fires_at_each_limit(slept: float, run: float) -> None:
+    assert only(ask(Sleeping, alike(make_group("sleep", ms=slept), run_ms=run)))
+
+
+def test_a_short_backoff_is_healthy() -> None:
+    assert ask(Sleeping, alike(make_group("sleep", count=2, ms=150), run_ms=300)) == []
+
+
+def test_a_thread_that_sleeps_beside_the_work_is_healthy() -> None:
+    executions = alike(make_group("sleep", ms=900), run_ms=1_000, ledger={"cpu": 960, "sleep": 40})
+    assert ask(Sleeping, executions) == []
+
+
+def test_the_whole_finding_of_a_poll() -> None:
+    poll = make_group("http", count=21, distinct=1, fingerprint="GET http://api.test/exports/{}", ms=100)
+    sleeps = make_group("sleep", count=20, ms=2_000, callsite="app/exports.py:30")
+    finding = only(ask(Sleeping, alike(sleeps, poll, run_ms=2_200)))
+    assert (finding.code, finding.step, finding.recommendation.kind) == ("JD305", "internals", "schedule")
+    assert finding.title == (
+        "2.0 s asleep (91% of the run) at app/exports.py:30, polling GET http://api.test/exports/{}"
+    )
+    assert (finding.severity, finding.calls, finding.cost_ms) == ("critical", 20, 2_000.0)
+    assert "queue.enqueue_in(" in finding.recommendation.snippet

@@ -1,0 +1,54 @@
+"""JD105: imports that each horse repeats; short ones, long runs and simple workers are not."""
+
+from __future__ import annotations
+
+import pytest
+
+from jobdoctor.diagnosis.checklist.payload.import_cost import ImportCostRule
+from jobdoctor.model import ImportCost
+from tests.builders import MS, make_execution
+from tests.diagnosis.asking import alike, ask, only
+
+IMPORTS = [
+    ImportCost("app.reports", 420 * MS, 20 * MS, 0),
+    ImportCost("pandas", 400 * MS, 250 * MS, 1),
+    ImportCost("numpy", 150 * MS, 150 * MS, 2),
+    ImportCost("json", 1 * MS, 1 * MS, 1),
+]
+
+
+def test_fires_on_imports_in_each_horse() -> None:
+    executions = alike(imports=IMPORTS, run_ms=600, ledger={"import": 420, "cpu": 180})
+    assert only(ask(ImportCostRule, executions)).severity == "critical"
+
+
+@pytest.mark.parametrize(("imported", "run"), [(49.0, 100.0), (60.0, 601.0)], ids=["milliseconds", "share"])
+def test_silent_just_below_each_limit(imported: float, run: float) -> None:
+    assert ask(ImportCostRule, alike(run_ms=run, ledger={"import": imported, "cpu": run - imported})) == []
+
+
+@pytest.mark.parametrize(("imported", "run"), [(50.0, 100.0), (60.0, 600.0)])
+def test_fires_at_each_limit(imported: float, run: float) -> None:
+    assert ask(ImportCostRule, alike(run_ms=run, ledger={"import": imported, "cpu": run - imported}))
+
+
+@pytest.mark.parametrize("kind", ["simple", "inline"])
+def test_silent_where_imports_are_kept(kind: str) -> None:
+    assert ask(ImportCostRule, alike(worker_kind=kind, run_ms=600, ledger={"import": 420, "cpu": 180})) == []
+
+
+def test_a_cold_first_execution_is_no_illness() -> None:
+    cold = make_execution(run_ms=2_000, ledger={"import": 1_900, "cpu": 100})
+    warm = alike(number=6, run_ms=100, ledger={"import": 5, "cpu": 95})
+    assert ask(ImportCostRule, [cold, *warm]) == []
+
+
+def test_the_whole_finding() -> None:
+    executions = alike(imports=IMPORTS, run_ms=600, ledger={"import": 420, "cpu": 180})
+    finding = only(ask(ImportCostRule, executions))
+    assert (finding.code, finding.step, finding.recommendation.kind) == ("JD105", "payload", "config")
+    assert finding.title == "420 ms of imports in each work horse (70% of the run)"
+    assert (finding.cost_ms, finding.saving_ms.mid) == (420.0, 399.0)
+    assert "import app.reports  # noqa: F401, 420 ms in each horse" in finding.recommendation.snippet
+    assert 'Worker(["default"]' in finding.recommendation.snippet
+    assert [row["module"] for row in finding.evidence[1].data["imports"]] == ["app.reports", "pandas", "numpy"]
