@@ -1,0 +1,92 @@
+"""``jobdoctor run``: an RQ worker that records. It has the options of the installed ``rq worker``, and a few more."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import click
+
+from jobdoctor.cli.options import store_option
+from jobdoctor.errors import OutputError
+from jobdoctor.rq import launch
+
+_ARGUMENTS = "jobdoctor.run.arguments"
+
+
+class _RunCommand(click.Command):
+    """Keeps the command line, so that several workers can be started with it."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        ctx.meta[_ARGUMENTS] = list(args)
+        return super().parse_args(ctx, args)
+
+
+@click.option(
+    "--workers", type=click.IntRange(min=1), default=1, show_default=True, metavar="N", help="Worker processes."
+)
+@store_option
+@click.option(
+    "--profile",
+    type=click.Choice(["auto", "always", "never"]),
+    default=None,
+    help="Which executions are profiled: a budgeted few, all, or none. [default: JOBDOCTOR_PROFILE, or `profile` in "
+    "[tool.jobdoctor], or auto]",
+)
+@click.option(
+    "--collect/--no-collect", default=True, show_default=True, help="Run a collector beside the workers, to the store."
+)
+@click.pass_context
+def _run(
+    ctx: click.Context, /, workers: int, store: str | None, profile: str | None, collect: bool, **parameters: Any
+) -> None:
+    """Start an RQ worker that records every job it runs.
+
+    Takes every option of `rq worker`, with the same meaning. Recordings go to a stream in the worker's own Redis; a
+    collector beside it moves them to the store, from where `jobdoctor report JOB` reads.
+    """
+    parameters = launch.recording_parameters(parameters)
+    url = launch.check_server(parameters)
+    if profile is not None:
+        os.environ["JOBDOCTOR_PROFILE"] = profile
+    if parameters.get("pid"):
+        _check_pid_file(parameters["pid"])
+    collector = launch.CollectorProcess(url, store) if collect else None
+    if collector is not None:
+        code = collector.start()
+        if code:
+            ctx.exit(code)
+    try:
+        if workers == 1:
+            ctx.invoke(launch.worker_command(), **parameters)
+        else:
+            ctx.exit(_supervise(ctx, workers, parameters))
+    finally:
+        problem = collector.stop() if collector is not None else ""
+        if problem:
+            click.echo(f"Warning: {problem}", err=True)
+
+
+def _check_pid_file(path: str) -> None:
+    folder = Path(path).expanduser().parent
+    if not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise OutputError(f"cannot write the pid file {path}", "give --pid a path in a writable directory")
+
+
+def _supervise(ctx: click.Context, workers: int, parameters: dict[str, Any]) -> int:
+    pid = parameters.get("pid")
+    if pid:
+        Path(pid).expanduser().write_text(str(os.getpid()), encoding="utf-8")
+    commands = launch.worker_commands(ctx.meta[_ARGUMENTS], workers, parameters.get("name"), pid)
+    return launch.Supervisor(commands, lambda line: click.echo(line, err=True)).run()
+
+
+def _command() -> click.Command:
+    own = click.command("run", cls=_RunCommand)(_run)
+    taken = {parameter.name for parameter in own.params}
+    own.params += [parameter for parameter in launch.worker_command().params if parameter.name not in taken]
+    return own
+
+
+command = _command()
