@@ -28,7 +28,13 @@ EXPIRED_EVERY = 4
 
 
 def seed(engine: Engine, cache: redis.Redis) -> None:
-    """Creates the tables and their rows. The database must be the shop's own."""
+    """Creates the tables and their rows, and fills the cache. The database must be the shop's own."""
+    seed_database(engine)
+    seed_cache(cache)
+
+
+def seed_database(engine: Engine) -> None:
+    """Creates the tables and their rows."""
     chance = random.Random(20260101)
     Base.metadata.drop_all(engine)
     Base.metadata.create_all(engine)
@@ -64,9 +70,13 @@ def seed(engine: Engine, cache: redis.Redis) -> None:
             ],
         )
         connection.execute(insert(Shipment), [{"id": order["id"], "order_id": order["id"]} for order in orders[:200]])
+
+
+def seed_cache(cache: redis.Redis) -> None:
+    """Caches what the fraud service and the carriers have pushed."""
     with cache.pipeline() as pipeline:
-        for order in orders:
-            pipeline.set(f"fraud:{order['id']}", "0.1")
+        for order_id in range(1, DAYS * ORDERS_A_DAY + 1):
+            pipeline.set(f"fraud:{order_id}", "0.1")
         for country in COUNTRIES:
             pipeline.hset("zones", country, carrier_zones.zone_of(country))
         pipeline.execute()

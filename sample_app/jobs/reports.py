@@ -70,7 +70,7 @@ def _revenue(engine: Engine, day: str) -> int:
                 .join(Order, Order.id == OrderItem.order_id)
                 .join(Customer, Customer.id == Order.customer_id)
                 .join(Product, Product.price_cents >= OrderItem.price_cents)
-                .where(Customer.country == country, Order.day >= dt.date.fromisoformat(day), Product.category < 3)
+                .where(Customer.country == country, Order.day >= dt.date.fromisoformat(day), Product.category == 0)
             )
             return int(connection.scalar(query) or 0)
 

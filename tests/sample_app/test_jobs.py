@@ -1,0 +1,188 @@
+"""Every sick job and its healthy twin do the same thing for the shop, on real servers."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from importlib import import_module
+
+import pytest
+import requests
+from sqlalchemy import Engine, func, select
+from sqlalchemy.orm import Session
+
+from sample_app import cache, clients, seed
+from sample_app.catalogue import CASES
+from sample_app.jobs import catalog, customers, mail, orders, payments, reports, shipping, stock
+from sample_app.models import Customer, Order, Shipment, StockLevel, StockMovement
+
+DAY = seed.FIRST_DAY.isoformat()
+SKUS = [f"SKU-{number:05}" for number in range(1, 6)]
+
+
+@pytest.mark.parametrize(
+    ("sick", "healthy", "arguments"),
+    [
+        (orders.sync_orders, orders.sync_orders_eagerly, [DAY]),
+        (orders.tax_report, orders.tax_report_with_rate, ["DE", DAY]),
+        (stock.refresh_stock_levels, stock.refresh_levels_at_once, [SKUS]),
+        (catalog.best_prices, catalog.best_prices_solved, [3]),
+        (catalog.warm_price_cache, catalog.warm_cache_in_one_go, [1, 50]),
+        (catalog.index_product, catalog.index_product_with_help, [7]),
+        (catalog.reindex_product, catalog.reindex_product_once, [7]),
+        (payments.screen_order, payments.screen_by_cached_score, [1]),
+        (payments.charge_order, payments.charge_order_then_save, [1]),
+        (payments.capture_payment, payments.capture_or_decline, [1]),
+        (shipping.quote_shipping, shipping.quote_shipping_in_time, [1]),
+        (shipping.update_tracking, shipping.track_promptly, [1]),
+        (mail.send_newsletter, mail.send_newsletter_once, [1, 1]),
+        (mail.send_receipt, mail.send_receipt_promptly, [1]),
+        (reports.revenue_by_country, reports.revenue_in_parallel, [DAY]),
+        (reports.export_invoices, reports.export_page_by_page, [DAY, 1]),
+        (stock.reserve_stock, stock.reserve_stock_in_ledger, [1, SKUS[0], 2]),
+    ],
+)
+def test_twins_give_the_same_result(
+    shop_engine: Engine, sick: Callable[..., object], healthy: Callable[..., object], arguments: list[object]
+) -> None:
+    result = sick(*arguments)
+    assert result is not None
+    assert healthy(*arguments) == result
+
+
+def test_screening_holds_back_what_is_suspicious(shop_engine: Engine) -> None:
+    cache.cache().set("fraud:2", "0.9")
+    assert payments.screen_by_cached_score(2) is True
+    assert _status(shop_engine, 2) == "held"
+    assert payments.screen_order(2) is False
+    assert _status(shop_engine, 2) == "screened"
+
+
+def test_thumbnails_come_from_the_argument_or_from_the_database(shop_engine: Engine) -> None:
+    pixels = bytes(range(200)) * 2_000
+    assert catalog.make_thumbnail("a", pixels) == catalog.make_thumbnail_of(1) == catalog.THUMBNAIL_PIXELS
+
+
+def test_a_customer_or_an_id_is_welcomed(shop_engine: Engine) -> None:
+    with Session(shop_engine) as session:
+        customer = session.get_one(Customer, 1)
+    assert customers.send_welcome(customer) == customers.send_welcome_to(1) == 1
+
+
+def test_points_are_awarded_to_a_whole_segment(shop_engine: Engine) -> None:
+    members = seed.CUSTOMERS // seed.SEGMENTS
+    assert customers.award_points(3, 10) == customers.award_points_at_once(4, 10) == members
+    with Session(shop_engine) as session:
+        for segment in (3, 4):
+            total = session.scalar(select(func.sum(Customer.points)).where(Customer.segment == segment))
+            assert total == 10 * members
+
+
+def test_phones_one_by_one_or_together(shop_engine: Engine) -> None:
+    assert customers.normalise_phone("0049 (0) 30-000001") == "+4930000001"
+    together = customers.normalise_phones(1)
+    with Session(shop_engine) as session:
+        saved = session.scalars(select(Customer.phone).where(Customer.segment == 1).order_by(Customer.id)).all()
+    assert together == list(saved)
+    assert together[0] == "+4930000001"
+
+
+def test_a_feed_is_booked_row_by_row_or_in_bulk(shop_engine: Engine) -> None:
+    assert stock.import_stock_feed("one", 20) == stock.import_stock_feed_in_bulk("two", 20) > 0
+    with Session(shop_engine) as session:
+        for feed in ("one", "two"):
+            assert session.scalar(select(func.count()).where(StockMovement.feed == feed)) == 20
+
+
+def test_a_reservation_takes_the_stock(shop_engine: Engine) -> None:
+    stock.reserve_stock(1, SKUS[1], 3)
+    stock.reserve_stock_in_ledger(1, SKUS[1], 3)
+    with Session(shop_engine) as session:
+        query = select(StockLevel.on_hand).where(StockLevel.warehouse == "north", StockLevel.sku == SKUS[1])
+        assert session.scalar(query) == 997
+        assert (
+            session.scalar(
+                select(func.sum(StockMovement.quantity)).where(
+                    StockMovement.feed == "order-1", StockMovement.sku == SKUS[1]
+                )
+            )
+            == -3
+        )
+
+
+def test_the_recount_asks_for_every_shelf(shop_engine: Engine) -> None:
+    assert stock.recount_warehouse("north") < 0
+
+
+def test_labels_are_the_same_with_and_without_the_zones_module(shop_engine: Engine) -> None:
+    labels = import_module("sample_app.jobs.labels")
+    assert labels.print_label(1) == shipping.print_label(1)
+    assert "zone-" in shipping.print_label(1)
+
+
+def test_a_pickup_is_polled_for_or_confirmed(shop_engine: Engine) -> None:
+    assert shipping.confirm_pickup(2) == "packed"  # the carrier has just heard of it
+    assert shipping.await_pickup(1) == "collected"
+    while not clients.pickup_confirmed(2):
+        pass
+    assert shipping.confirm_pickup(2) == "collected"
+    with Session(shop_engine) as session:
+        assert session.get_one(Shipment, 2).status == "collected"
+
+
+def test_an_expired_card_is_an_error_or_an_answer(shop_engine: Engine) -> None:
+    expired = seed.EXPIRED_EVERY
+    with pytest.raises(requests.HTTPError, match="402"):
+        payments.capture_payment(expired)
+    assert payments.capture_or_decline(expired) == "declined"
+    assert _status(shop_engine, expired) == "declined"
+
+
+def test_a_refund_needs_the_bank(shop_engine: Engine) -> None:
+    for _ in range(2):
+        with pytest.raises(requests.HTTPError, match="503"):
+            payments.refund_order(1_001)
+    assert payments.refund_order(1_001) == "refunded"
+    with pytest.raises(requests.HTTPError, match="503"):
+        payments.refund_order_patiently(1_002)  # divisible by three
+    assert payments.refund_order_patiently(1_002) == "refunded"
+    assert payments.refund_order_patiently(1_003) == "refunded"
+
+
+def test_bounces_of_the_old_and_the_new_gateway(shop_engine: Engine) -> None:
+    with pytest.raises(KeyError, match="bounces"):
+        mail.sync_bounces(DAY)
+    assert mail.sync_bounces_of_v2(DAY) == 2
+
+
+def test_price_alerts_one_by_one_or_together(shop_engine: Engine) -> None:
+    assert sum(mail.send_price_alert("SKU", customer) for customer in (1, 2, 3)) == 3
+    assert mail.send_price_alerts("SKU", [1, 2, 3]) == 3
+
+
+def test_rendered_reports_and_routes(shop_engine: Engine) -> None:
+    assert reports.build_sales_report(DAY) == 7
+    assert shipping.plan_routes(DAY) == 12
+
+
+def test_a_month_of_invoices_in_memory_is_killed(shop_engine: Engine) -> None:
+    shop_engine.dispose()
+    child = os.fork()
+    if not child:
+        reports.export_invoices(DAY, 12)
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -9
+    assert reports.export_page_by_page(DAY, 12)
+
+
+def test_every_job_of_the_catalogue_exists() -> None:
+    for case in CASES:
+        for load in (case.sick, case.healthy):
+            module, _, name = load.job.rpartition(".")
+            assert callable(getattr(import_module(module), name))
+    assert len({load.job for case in CASES for load in (case.sick, case.healthy)}) == 2 * len(CASES)
+
+
+def _status(engine: Engine, order_id: int) -> str:
+    with Session(engine) as session:
+        return session.get_one(Order, order_id).status
