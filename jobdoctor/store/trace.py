@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
 import msgspec
-from sqlalchemy import Row, Select, select
+from sqlalchemy import Select, select
 from sqlalchemy.engine import Result
 
 from jobdoctor.model import Execution, TraceRow
@@ -16,7 +15,6 @@ _json = msgspec.json.Encoder()
 _names = msgspec.json.Decoder(list[str])
 _COLUMNS = [tables.trace.c[name] for name in TraceRow.__struct_fields__]
 _QUEUES = TraceRow.__struct_fields__.index("worker_queues")
-_OUTCOME = TraceRow.__struct_fields__.index("outcome")
 
 #: Channels that can write: when a probe of one failed, nobody can say that an execution wrote nothing.
 _WRITING_CHANNELS = ("sql", "redis", "http", "file", "mail", "subprocess", "enqueue")
@@ -71,11 +69,11 @@ def selected() -> Select[Any]:
     return select(*_COLUMNS)
 
 
-def rows(result: Result[Any] | Iterable[Row[Any]]) -> list[TraceRow]:
+def rows(result: Result[Any]) -> list[TraceRow]:
     """The rows of a :func:`selected` query. Rows of one job on one worker share their lists and texts."""
     lists: dict[str, list[str]] = {}
     found: list[TraceRow] = []
-    for record in result:
+    for record in result.all():
         columns = list(record)
         text = columns[_QUEUES]
         if text not in lists:
