@@ -16,8 +16,8 @@ Each small job costs a fork and its bookkeeping. All of them stand in the queue 
 
 ## What to do
 
-Enqueue them together: `Queue.enqueue_many` sends them in one pipeline. Better, when each is small: one job for a slice of
-fifty or a hundred of the items.
+Enqueue them together: `Queue.enqueue_many` sends them in one pipeline. Better, when each is small: one job for a slice
+of fifty or a hundred of the items.
 
 ## When it is a false alarm
 
