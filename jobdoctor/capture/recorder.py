@@ -20,9 +20,9 @@ import sys
 import tempfile
 import time
 import uuid
+from _thread import RLock, get_ident  # not from threading, where they may be a probe's
 from collections.abc import Callable
 from contextvars import ContextVar
-from threading import RLock, get_ident
 from types import FrameType
 from typing import Any
 
@@ -68,7 +68,6 @@ from jobdoctor.capture.layout import (
     FLIGHT_WORDS,
     FLIGHTS,
     FLIGHTS_AT,
-    H_CALLS,
     H_CELLS,
     H_CHANNELS,
     H_COST,
@@ -129,6 +128,8 @@ _IN_TRANSACTION = 16
 _CONCURRENT = 32
 _PASSTHROUGH = 64
 _CPU = 128
+#: Flags of which a cell counts something.
+_COUNTED = NO_TIMEOUT | NEW_CONNECTION | BATCHED | IDEMPOTENCY_KEY | _IN_TRANSACTION | _CONCURRENT | _CPU
 
 #: Shapes kept for one execution. Beyond them, and beyond the cells, calls are counted in one cell a channel.
 SHAPES = 4096
@@ -142,8 +143,10 @@ _POSITIVE = 0x7FFF_FFFF_FFFF_FFFF
 _OVER_BUDGET = 1  # of the truncated word
 
 _CELL_WORD = CELLS_AT // WORD
-_SPAN_WORD = SPANS_AT // WORD
 _FLIGHT_WORD = FLIGHTS_AT // WORD
+_FLIGHT_START = FLIGHTS_AT + WORD
+_FLIGHT_BYTES = FLIGHT_WORDS * WORD
+_SPAN_BYTES = SPAN_WORDS * WORD
 _TALLY_WORD = TALLIES_AT // WORD
 _PHASE_WORD = PHASES_AT // WORD
 
@@ -336,83 +339,11 @@ class Call:
                 _inside.set(None)
             if self.generation is not recorder.generation:
                 return
-            cell = self.cell
-            at = cell.at
-            words = recorder.words
-            duration = now - self.start
-            if duration < 0:
-                duration = 0
-            with recorder.lock:
-                # Attribution of wall time, then the slot, then the cell with its count last.
-                channel = cell.channel
-                flight = recorder.flight
-                words[recorder.channels_at + recorder.top] += now - recorder.last
-                recorder.last = now
-                flight[channel] -= 1
-                recorder.busy -= 1
-                if recorder.busy and not flight[recorder.top]:
-                    recorder.top = next((index for index, count in enumerate(flight) if count), 0)
-                if not flags & _PASSTHROUGH:
-                    recorder.calls_in_flight -= 1
-                slot = self.slot
-                if slot >= 0:
-                    words[_FLIGHT_WORD + slot * FLIGHT_WORDS] = 0
-                    recorder.slots.append(slot)
-                if flags & _CPU:
-                    cpu = _thread_time_ns() - self.cpu
-                    # With another call in flight in between, the thread's CPU is not this call's alone (asyncio).
-                    if not flags & _CONCURRENT and not recorder.calls_in_flight and cpu >= 0:
-                        first = C_CPU_FIRST if cell.begun <= CPU_EVERY else C_CPU_SAMPLED
-                        words[at + first] += cpu if cpu < duration else duration
-                        words[at + first + 1] += 1
-                words[at + C_TOTAL] += duration
-                words[at + C_LAST] = now
-                count = words[at + C_COUNT]
-                if not count:
-                    words[at + C_FIRST] = self.start
-                    words[at + C_MIN] = words[at + C_MAX] = duration
-                elif duration > words[at + C_MAX]:
-                    words[at + C_MAX] = duration
-                elif duration < words[at + C_MIN]:
-                    words[at + C_MIN] = duration
-                if flags & 63:
-                    if flags & _IN_TRANSACTION:
-                        words[at + C_IN_TRANSACTION] += 1
-                    if flags & _CONCURRENT:
-                        words[at + C_CONCURRENT] += 1
-                    if flags & NO_TIMEOUT:
-                        words[at + C_NO_TIMEOUT] += 1
-                    if flags & BATCHED:
-                        words[at + C_BATCHED] += 1
-                    if flags & NEW_CONNECTION:
-                        words[at + C_NEW_CONNECTIONS] += 1
-                    if flags & IDEMPOTENCY_KEY:
-                        words[at + C_IDEMPOTENCY] += 1
-                if rows is not None or sent or received or items or blocked_ns:
-                    cell.add(rows, sent, received, items, blocked_ns if blocked_ns < duration else duration)
-                if error is not None:
-                    words[at + C_ERRORS] += 1
-                    recorder.tally(cell.index, TALLY_ERROR, type_name(error))
-                if status:
-                    recorder.tally(cell.index, TALLY_STATUS, str(status))
-                words[at + C_COUNT] = count + 1
-                words[H_CALLS] += 1
-                spans = words[H_SPANS]
-                if spans < SPANS:
-                    mark = SPAN_ERROR if error is not None else 0
-                    if flags & _IN_TRANSACTION:
-                        mark |= SPAN_IN_TRANSACTION
-                    _pack_span(
-                        recorder.buffer,
-                        SPANS_AT + spans * (SPAN_WORDS * WORD),
-                        cell.index,
-                        self.start,
-                        duration,
-                        self.thread << 8 | mark,
-                        self.params,
-                        0 if rows is None or rows < 0 else rows + 1,
-                    )
-                    words[H_SPANS] = spans + 1
+            if recorder.shared:
+                with recorder.lock:
+                    recorder.finish(self, now, flags, error, rows, sent, received, status, items, blocked_ns)
+            else:
+                recorder.finish(self, now, flags, error, rows, sent, received, status, items, blocked_ns)
         except Exception as failure:
             if foreign(failure):
                 raise
@@ -505,6 +436,8 @@ class Recorder:
         self._distinct = 0
         self._open: dict[int, set[int]] = {}
         self._threads: dict[int, int] = {}
+        self.shared = False  # more than one thread makes calls: from then on they take the lock
+        self.spans = 0
         self.flight = [0] * len(CHANNELS)
         self.busy = 0
         self.calls_in_flight = 0
@@ -618,8 +551,8 @@ class Recorder:
             self._others[shape.channel] = other
         return other
 
-    def tally(self, cell: int, kind: int, key: str) -> None:
-        """Count a keyed fact of a cell (an error's type, a status). Called with the lock held."""
+    def _tally(self, cell: int, kind: int, key: str) -> None:
+        """Count a keyed fact of a cell: an error's type, a status."""
         words = self.words
         entry = (cell, kind, key)
         at = self._tallies.get(entry)
@@ -681,39 +614,11 @@ class Recorder:
                 flags |= _PASSTHROUGH
             if self._open and self._open.get(_strand()):
                 flags |= _IN_TRANSACTION
-            with self.lock:
-                if params and params not in cell.params:
-                    self._count_distinct(cell, params)
-                if self.calls_in_flight:
-                    flags |= _CONCURRENT
-                cell.begun = begun = cell.begun + 1
-                if begun <= CPU_EVERY or not begun % CPU_EVERY:
-                    flags |= _CPU
-                call.flags = flags
-                slots = self.slots
-                slot = slots.pop() if slots else -1
-                call.slot = slot
-                now = self.clock()
-                channel = cell.channel
-                if self.busy:
-                    self.words[self.channels_at + self.top] += now - self.last
-                    if channel < self.top:
-                        self.top = channel
-                else:
-                    self.top = channel
-                self.busy += 1
-                self.flight[channel] += 1
-                self.last = now
-                if not passthrough:
-                    self.calls_in_flight += 1
-                    _inside.set(call)
-                call.start = now
-                if slot >= 0:
-                    at = FLIGHTS_AT + slot * (FLIGHT_WORDS * WORD)
-                    _pack_flight(self.buffer, at + WORD, now, call.thread, params)
-                    self.words[at >> 3] = cell.index + 1
-            if flags & _CPU:
-                call.cpu = _thread_time_ns()
+            if self.shared:
+                with self.lock:
+                    self.launch(call, cell, flags, params)
+            else:
+                self.launch(call, cell, flags, params)
             return call
         except Exception as error:
             _inside.set(None)
@@ -721,8 +626,142 @@ class Recorder:
                 raise
             return None
 
+    def launch(self, call: Call, cell: Cell, flags: int, params: int) -> None:
+        """The part of ``begin`` that other threads must not come between."""
+        if params and params not in cell.params:
+            self._count_distinct(cell, params)
+        if self.calls_in_flight:
+            flags |= _CONCURRENT
+        begun = cell.begun + 1
+        cell.begun = begun
+        if begun <= CPU_EVERY or not begun % CPU_EVERY:
+            flags |= _CPU
+        call.flags = flags
+        slots = self.slots
+        call.slot = slot = slots.pop() if slots else -1
+        channel = cell.channel
+        if not flags & _PASSTHROUGH:
+            self.calls_in_flight += 1
+            _inside.set(call)
+        call.start = now = self.clock()
+        if self.busy:
+            self.words[self.channels_at + self.top] += now - self.last
+            if channel < self.top:
+                self.top = channel
+        else:
+            self.top = channel
+        self.busy += 1
+        self.flight[channel] += 1
+        self.last = now
+        if slot >= 0:
+            # What is in flight first, that something is last.
+            _pack_flight(self.buffer, _FLIGHT_START + slot * _FLIGHT_BYTES, now, call.thread, params)
+            self.words[_FLIGHT_WORD + slot * FLIGHT_WORDS] = cell.index + 1
+        if flags & _CPU:
+            call.cpu = _thread_time_ns()
+
+    def finish(
+        self,
+        call: Call,
+        now: int,
+        flags: int,
+        error: BaseException | None,
+        rows: int | None,
+        sent: int,
+        received: int,
+        status: int,
+        items: int,
+        blocked_ns: int,
+    ) -> None:
+        """The part of ``Call.end`` that other threads must not come between: the attribution of wall time, the slot, the
+        cell with its count last, then the span."""
+        cell = call.cell
+        at = cell.at
+        words = self.words
+        start = call.start
+        duration = now - start
+        if duration < 0:
+            duration = 0
+        channel = cell.channel
+        top = self.top
+        words[self.channels_at + top] += now - self.last
+        self.last = now
+        self.busy -= 1
+        flight = self.flight
+        flight[channel] -= 1
+        if self.busy and not flight[top]:
+            self.top = next((index for index, count in enumerate(flight) if count), 0)
+        if not flags & _PASSTHROUGH:
+            self.calls_in_flight -= 1
+        slot = call.slot
+        if slot >= 0:
+            words[_FLIGHT_WORD + slot * FLIGHT_WORDS] = 0
+            self.slots.append(slot)
+        words[at + C_TOTAL] += duration
+        words[at + C_LAST] = now
+        count = words[at + C_COUNT]
+        if not count:
+            words[at + C_FIRST] = start
+            words[at + C_MIN] = words[at + C_MAX] = duration
+        elif duration > words[at + C_MAX]:
+            words[at + C_MAX] = duration
+        elif duration < words[at + C_MIN]:
+            words[at + C_MIN] = duration
+        if flags & _COUNTED:
+            self._count_flags(call, at, flags, duration)
+        if rows is not None or sent or received or items or blocked_ns:
+            cell.add(rows, sent, received, items, blocked_ns if blocked_ns < duration else duration)
+        if error is not None:
+            words[at + C_ERRORS] += 1
+            self._tally(cell.index, TALLY_ERROR, type_name(error))
+        if status:
+            self._tally(cell.index, TALLY_STATUS, str(status))
+        words[at + C_COUNT] = count + 1
+        spans = self.spans
+        if spans < SPANS:
+            mark = call.thread << 8
+            if error is not None:
+                mark |= SPAN_ERROR
+            if flags & _IN_TRANSACTION:
+                mark |= SPAN_IN_TRANSACTION
+            _pack_span(
+                self.buffer,
+                SPANS_AT + spans * _SPAN_BYTES,
+                cell.index,
+                start,
+                duration,
+                mark,
+                call.params,
+                0 if rows is None or rows < 0 else rows + 1,
+            )
+            self.spans = spans + 1
+            words[H_SPANS] = spans + 1
+
+    def _count_flags(self, call: Call, at: int, flags: int, duration: int) -> None:
+        words = self.words
+        if flags & _CPU:
+            cpu = _thread_time_ns() - call.cpu
+            # With another call in flight in between, the thread's CPU is not this call's alone (asyncio).
+            if not flags & _CONCURRENT and not self.calls_in_flight and cpu >= 0:
+                first = at + (C_CPU_FIRST if call.cell.begun <= CPU_EVERY else C_CPU_SAMPLED)
+                words[first] += cpu if cpu < duration else duration
+                words[first + 1] += 1
+        if flags & _IN_TRANSACTION:
+            words[at + C_IN_TRANSACTION] += 1
+        if flags & _CONCURRENT:
+            words[at + C_CONCURRENT] += 1
+        if flags & NO_TIMEOUT:
+            words[at + C_NO_TIMEOUT] += 1
+        if flags & BATCHED:
+            words[at + C_BATCHED] += 1
+        if flags & NEW_CONNECTION:
+            words[at + C_NEW_CONNECTIONS] += 1
+        if flags & IDEMPOTENCY_KEY:
+            words[at + C_IDEMPOTENCY] += 1
+
     def _number(self, ident: int) -> int:
         with self.lock:
+            self.shared = bool(self._threads)
             return self._threads.setdefault(ident, min(len(self._threads), 4095))
 
     def _count_distinct(self, cell: Cell, params: int) -> None:

@@ -48,7 +48,6 @@ from jobdoctor.capture.layout import (
     FLIGHT_WORDS,
     FLIGHTS,
     FLIGHTS_AT,
-    H_CALLS,
     H_CELLS,
     H_CHANNELS,
     H_COST,
@@ -319,7 +318,6 @@ def _read(view: _View) -> Recording:
         return Recording((0, 0), 0, [], [], 0, None, None, [], [], [], {}, {}, {}, 0, 0, 0, 0, 0, False)
     # Lengths first: what is published later belongs to the next read.
     cells, spans_used, strings = words[H_CELLS], min(words[H_SPANS], SPANS), words[H_STRINGS]
-    calls = words[H_CALLS]
     tallies: dict[int, dict[str, dict[str, int]]] = {}
     for number in range(min(words[H_TALLIES], TALLIES)):
         at = TALLIES_AT // WORD + number * TALLY_WORDS
@@ -339,6 +337,7 @@ def _read(view: _View) -> Recording:
                     indexes[cell] = len(groups)
                     groups.append(group)
                     last_ns = max(last_ns, group.last_end_ns)
+    calls = sum(group.count for group in groups)
     spans = []
     for number in range(spans_used):
         cell, start, duration, mark, params, rows = _span_words.unpack_from(
