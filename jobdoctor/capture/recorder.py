@@ -673,7 +673,7 @@ class Recorder:
         items: int,
         blocked_ns: int,
     ) -> None:
-        """The part of ``Call.end`` that other threads must not come between: the attribution of wall time, the slot, the
+        """The part of ``end`` that other threads must not come between: the attribution of wall time, the slot, the
         cell with its count last, then the span."""
         cell = call.cell
         at = cell.at

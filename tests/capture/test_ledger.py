@@ -1,0 +1,243 @@
+"""The ledger: disjoint parts that add up to the wall time exactly, whatever is known."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from jobdoctor.capture.ledger import LedgerInputs, build
+from jobdoctor.model import LEDGER_PARTS, LedgerPart, Phase, Sample
+
+DB = "postgresql://db/app"
+API = "https://api.test"
+
+
+def ledger(queue_wait_ns: int = 0, run_ns: int = 1_000, **more: Any) -> dict[tuple[str, str], int]:
+    inputs = LedgerInputs(queue_wait_ns=queue_wait_ns, run_ns=run_ns, **more)
+    parts = build(inputs)
+    assert sum(part.ns for part in parts) == queue_wait_ns + run_ns
+    assert all(part.ns > 0 for part in parts)
+    assert all(part.name in LEDGER_PARTS for part in parts)
+    assert len({(part.name, part.detail) for part in parts}) == len(parts)
+    return {(part.name, part.detail): part.ns for part in parts}
+
+
+def test_every_phase_of_a_forked_execution() -> None:
+    parts = ledger(
+        queue_wait_ns=5_000,
+        run_ns=1_000,
+        forked_ns=50,
+        exited_ns=980,
+        phases=[
+            Phase("setup", 100, 130),
+            Phase("deserialize", 130, 200),
+            Phase("import", 200, 300),
+            Phase("body", 300, 800),
+            Phase("callback", 800, 850),
+            Phase("result", 850, 900),
+            Phase("persist", 900, 950),
+        ],
+        channel_ns={"sql": 200, "http": 100},
+        channel_cpu_ns={"sql": 40},
+        targets={"sql": {DB: 10}, "http": {API: 3, "https://other.test": 1}},
+        body_cpu_ns=140,
+        body_runqueue_ns=30,
+        gc_ns=20,
+    )
+    assert parts == {
+        ("queue_wait", ""): 5_000,
+        ("dispatch", ""): 50 + 30,
+        ("fork", ""): 50,
+        ("deserialize", ""): 70,
+        ("import", ""): 100,
+        ("cpu", "sql"): 40,
+        ("cpu", ""): 80,
+        ("gc", ""): 20,
+        ("cpu_wait", ""): 30,
+        ("sql", DB): 160,
+        ("http", API): 75,
+        ("http", "https://other.test"): 25,
+        ("callback", ""): 50,
+        ("result", ""): 50,
+        ("persist", ""): 50,
+        ("reap", ""): 50,
+        ("unexplained", ""): 500 - 300 - 100 - 30,
+    }
+
+
+def test_parts_come_in_the_contracts_order_larger_ones_of_a_name_first() -> None:
+    parts = build(
+        LedgerInputs(
+            queue_wait_ns=1,
+            run_ns=100,
+            channel_ns={"redis": 10, "sql": 60},
+            targets={"sql": {"small": 1, "large": 5}},
+        )
+    )
+    assert [(part.name, part.detail) for part in parts] == [
+        ("queue_wait", ""),
+        ("sql", "large"),
+        ("sql", "small"),
+        ("redis", ""),
+        ("unexplained", ""),
+    ]
+
+
+def test_time_in_a_phase_belongs_to_the_phase_not_to_cpu() -> None:
+    parts = ledger(phases=[Phase("import", 0, 900), Phase("body", 900, 1_000)], body_cpu_ns=60)
+    assert parts == {("import", ""): 900, ("cpu", ""): 60, ("unexplained", ""): 40}
+
+
+def test_cpu_of_threads_that_overlaps_with_waiting_is_not_counted_twice() -> None:
+    parts = ledger(phases=[Phase("body", 0, 1_000)], channel_ns={"http": 900}, body_cpu_ns=800, gc_ns=500)
+    assert parts == {("http", ""): 900, ("gc", ""): 100}
+
+
+def test_client_side_cpu_is_never_more_than_the_process_used() -> None:
+    parts = ledger(
+        phases=[Phase("body", 0, 1_000)],
+        channel_ns={"sql": 500, "redis": 300},
+        channel_cpu_ns={"sql": 400, "redis": 200},
+        body_cpu_ns=300,
+    )
+    assert parts == {
+        ("cpu", "sql"): 200,
+        ("cpu", "redis"): 100,
+        ("sql", ""): 300,
+        ("redis", ""): 200,
+        ("unexplained", ""): 200,
+    }
+
+
+def test_run_queue_delay_beyond_the_time_outside_of_calls_was_spent_waking_up() -> None:
+    parts = ledger(
+        phases=[Phase("body", 0, 1_000)], channel_ns={"sql": 600, "http": 300}, body_cpu_ns=0, body_runqueue_ns=400
+    )
+    assert parts == {("cpu_wait", ""): 400, ("sql", ""): 400, ("http", ""): 200}
+
+
+def test_sql_blocked_by_another_session_is_lock_time() -> None:
+    parts = ledger(
+        phases=[Phase("body", 0, 1_000)],
+        channel_ns={"sql": 700},
+        targets={"sql": {DB: 1, "sqlite:///x.db": 1}},
+        blocked_ns={DB: 300, "sqlite:///x.db": 900},
+    )
+    assert parts == {
+        ("sql", DB): 50,
+        ("lock", DB): 300,
+        ("lock", "sqlite:///x.db"): 350,
+        ("unexplained", ""): 300,
+    }
+
+
+def test_enqueueing_is_redis_and_mail_is_another_wait() -> None:
+    parts = ledger(
+        phases=[Phase("body", 0, 1_000)],
+        channel_ns={"enqueue": 300, "mail": 200},
+        targets={"enqueue": {"redis://localhost:6379/0": 1}},
+    )
+    assert parts == {
+        ("redis", "redis://localhost:6379/0"): 300,
+        ("other_wait", "mail"): 200,
+        ("unexplained", ""): 500,
+    }
+
+
+def test_attributed_time_beyond_the_body_is_scaled_down() -> None:
+    parts = ledger(phases=[Phase("body", 0, 500)], channel_ns={"sql": 800, "http": 200})
+    assert parts == {("sql", ""): 400, ("http", ""): 100, ("reap", ""): 500}
+
+
+def test_a_horse_that_was_killed_before_its_first_mark_is_seen_from_outside() -> None:
+    parts = ledger(
+        forked_ns=100,
+        exited_ns=900,
+        body_cpu_ns=300,
+        samples=[Sample(at, 0, 0, 0, "futex") for at in range(150, 900, 50)],
+    )
+    assert parts == {("dispatch", ""): 100, ("cpu", ""): 300, ("other_wait", "futex"): 500, ("reap", ""): 100}
+
+
+def test_a_simple_worker_without_anything_but_phases() -> None:
+    assert ledger(phases=[Phase("setup", 10, 20), Phase("body", 20, 1_000)]) == {
+        ("dispatch", ""): 20,
+        ("unexplained", ""): 980,
+    }
+
+
+def test_nothing_known_at_all() -> None:
+    assert ledger(queue_wait_ns=7) == {("queue_wait", ""): 7, ("unexplained", ""): 1_000}
+    assert build(LedgerInputs(queue_wait_ns=0, run_ns=0)) == []
+
+
+def test_waits_outside_of_probes_come_from_samples() -> None:
+    parts = ledger(
+        phases=[Phase("body", 0, 1_000)],
+        channel_ns={"sql": 300},
+        body_cpu_ns=100,
+        samples=[
+            Sample(100, 0, 0, 0, "running"),
+            Sample(300, 0, 0, 0, "socket"),  # while a probe saw a call
+            Sample(500, 0, 0, 0, "socket"),
+            Sample(700, 0, 0, 0, "child"),
+            Sample(900, 0, 0, 0, ""),
+        ],
+        busy=[(200, 500 - 1)],
+    )
+    # Each sample stands for 200 ns: 200 of socket and 200 of child, of the 600 that nothing else explains.
+    assert parts == {
+        ("cpu", ""): 100,
+        ("sql", ""): 300,
+        ("other_wait", "socket"): 200,
+        ("other_wait", "child"): 200,
+        ("unexplained", ""): 200,
+    }
+
+
+def test_phases_that_overlap_or_leave_the_run_are_cut() -> None:
+    parts = ledger(
+        forked_ns=2_000,
+        exited_ns=5_000,
+        phases=[Phase("deserialize", -50, 300), Phase("body", 200, 9_000)],
+    )
+    assert parts == {("dispatch", ""): 1_000}
+    parts = ledger(phases=[Phase("deserialize", -50, 300), Phase("body", 200, 9_000)])
+    assert parts == {("deserialize", ""): 300, ("unexplained", ""): 700}
+
+
+ns = st.integers(min_value=0, max_value=10_000)
+names = st.sampled_from(["setup", "deserialize", "import", "body", "callback", "result", "persist"])
+channels = st.sampled_from(["sql", "redis", "http", "file", "lock", "pool", "sleep", "subprocess", "mail", "enqueue"])
+waits = st.sampled_from(["futex", "socket", "sleep", "disk", "child", "running", ""])
+
+
+@settings(max_examples=400, deadline=None)
+@given(
+    st.builds(
+        LedgerInputs,
+        queue_wait_ns=ns,
+        run_ns=ns,
+        forked_ns=st.none() | ns,
+        exited_ns=st.none() | ns,
+        phases=st.lists(st.builds(Phase, names, ns, ns), max_size=8),
+        channel_ns=st.dictionaries(channels, ns),
+        channel_cpu_ns=st.dictionaries(channels, ns),
+        targets=st.dictionaries(channels, st.dictionaries(st.sampled_from(["", "a", "b"]), ns, max_size=3)),
+        blocked_ns=st.dictionaries(st.sampled_from(["", "a", "b"]), ns),
+        body_cpu_ns=st.none() | ns,
+        body_runqueue_ns=ns,
+        gc_ns=ns,
+        samples=st.lists(st.builds(Sample, ns, ns, ns, ns, waits), max_size=20),
+        busy=st.lists(st.tuples(ns, ns), max_size=10),
+    )
+)
+def test_parts_are_positive_disjoint_and_sum_to_the_wall_time(inputs: LedgerInputs) -> None:
+    parts: list[LedgerPart] = build(inputs)
+    assert sum(part.ns for part in parts) == inputs.queue_wait_ns + inputs.run_ns
+    assert all(part.ns > 0 for part in parts)
+    assert len({(part.name, part.detail) for part in parts}) == len(parts)
+    # The same again: nothing depends on the order of dictionaries or on what was built before.
+    assert build(inputs) == parts
