@@ -1,0 +1,288 @@
+"""Watching a real child from outside: what it waits in, its CPU and memory, and that it may go at any moment."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+import socket
+import subprocess
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from jobdoctor.capture import sampler
+from jobdoctor.capture.sampler import Sampler, rusage_of, wait_and_sample
+
+pytestmark = pytest.mark.skipif(not os.path.exists("/proc/self/stat"), reason="reads /proc, which is not here")
+
+
+def fork(work: Callable[[], Any]) -> int:
+    pid = os.fork()
+    if pid == 0:
+        try:
+            work()
+        finally:
+            os._exit(0)
+    return pid
+
+
+def watch(work: Callable[[], Any]) -> tuple[Sampler, Any]:
+    """The samples of a child that does the work, and wait4's answer."""
+    pid = fork(work)
+    with Sampler(pid) as watched:
+        done = wait_and_sample(pid, watched)
+    assert done[0] == pid
+    return watched, done
+
+
+def waits(watched: Sampler) -> Counter[str]:
+    return Counter(sample.wait for sample in watched.samples)
+
+
+def spin(seconds: float) -> int:
+    until = time.process_time() + seconds
+    number = 0
+    while time.process_time() < until:
+        number += 1
+    return number
+
+
+class TestWaits:
+    def test_sleeping(self) -> None:
+        watched, _ = watch(lambda: time.sleep(0.3))
+        assert waits(watched).most_common(1)[0][0] == "sleep"
+        assert watched.samples[-1].cpu_ns < 150_000_000
+
+    def test_spinning(self) -> None:
+        watched, done = watch(lambda: spin(0.3))
+        assert waits(watched).most_common(1)[0][0] == "running"
+        last = watched.samples[-1]
+        usage = rusage_of(done[2])
+        assert 0.1e9 < last.cpu_ns <= usage.user_ns + usage.system_ns + 20_000_000
+        assert usage.user_ns + usage.system_ns >= 0.29e9
+
+    def test_blocked_on_a_socket(self) -> None:
+        mine, theirs = socket.socketpair()
+        theirs.settimeout(None)
+        pid = fork(lambda: theirs.recv(1))
+        timer = threading.Timer(0.3, mine.send, (b"x",))
+        timer.start()
+        with Sampler(pid) as watched:
+            wait_and_sample(pid, watched)
+        timer.join()
+        assert waits(watched).most_common(1)[0][0] == "socket"
+
+    def test_polling_a_socket_with_a_timeout(self) -> None:
+        mine, theirs = socket.socketpair()
+        theirs.settimeout(0.3)
+        watched, _ = watch(lambda: theirs.recv(1))
+        assert waits(watched).most_common(1)[0][0] == "socket"
+        mine.close()
+
+    def test_a_thread_lock(self) -> None:
+        def work() -> None:
+            lock = threading.Lock()
+            lock.acquire()
+            threading.Thread(target=lambda: (time.sleep(0.3), lock.release())).start()
+            lock.acquire()
+
+        watched, _ = watch(work)
+        assert waits(watched).most_common(1)[0][0] == "futex"
+
+    def test_a_file_lock(self, tmp_path: Path) -> None:
+        path = tmp_path / "lock"
+        with open(path, "w") as mine:
+            fcntl.flock(mine, fcntl.LOCK_EX)
+
+            def work() -> None:
+                with open(path) as theirs:
+                    fcntl.flock(theirs, fcntl.LOCK_EX)
+
+            pid = fork(work)
+            timer = threading.Timer(0.3, fcntl.flock, (mine, fcntl.LOCK_UN))
+            timer.start()
+            with Sampler(pid) as watched:
+                wait_and_sample(pid, watched)
+            timer.join()
+        assert waits(watched).most_common(1)[0][0] == "futex"
+
+    def test_a_subprocess(self) -> None:
+        watched, _ = watch(lambda: subprocess.run(["sleep", "0.3"], check=True))
+        assert waits(watched).most_common(1)[0][0] == "child"
+
+
+class TestMemory:
+    def test_growth_shows_above_the_baseline(self) -> None:
+        grown = 64 * 1024 * 1024
+
+        def work() -> None:
+            held = b"x" * grown
+            time.sleep(0.2)
+            del held
+
+        watched, done = watch(work)
+        assert watched.peak_rss_bytes - watched.baseline_rss_bytes > grown * 0.9
+        usage = rusage_of(done[2], watched.baseline_rss_bytes)
+        assert usage.max_rss_bytes - usage.baseline_rss_bytes > grown * 0.9
+
+
+class TestBounds:
+    def test_samples_are_decimated_and_the_interval_grows(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(sampler, "SAMPLES", 16)
+        with Sampler(os.getpid()) as watched:
+            first = watched.samples[0]
+            for _ in range(200):
+                watched.sample()
+        assert len(watched.samples) <= 16
+        assert watched.samples[0] == first
+        assert watched.spacing >= 8
+        times = [sample.at_ns for sample in watched.samples]
+        assert times == sorted(times)
+        assert watched.interval_s() >= 8 * sampler.FIRST_INTERVAL_S
+
+    def test_the_interval_is_short_at_first_and_bounded(self) -> None:
+        with Sampler(os.getpid()) as watched:
+            assert watched.interval_s() == sampler.FIRST_INTERVAL_S
+            watched.started_ns -= int(1e9)
+            assert sampler.FIRST_INTERVAL_S < watched.interval_s() < sampler.LAST_INTERVAL_S
+            watched.started_ns -= int(60e9)
+            assert watched.interval_s() == sampler.LAST_INTERVAL_S
+
+    def test_no_descriptor_stays_open(self) -> None:
+        before = len(os.listdir("/proc/self/fd"))
+        for _ in range(5):
+            watch(lambda: None)
+        assert len(os.listdir("/proc/self/fd")) == before
+
+
+class TestGone:
+    def test_a_process_that_is_gone_before_it_was_watched(self) -> None:
+        pid = fork(lambda: None)
+        os.waitpid(pid, 0)
+        watched = Sampler(pid)
+        assert watched.samples == []
+        assert watched.missing
+        assert watched.sample() is None
+        with pytest.raises(ChildProcessError):
+            wait_and_sample(pid, watched)
+
+    def test_a_zombie_gives_no_sample(self) -> None:
+        pid = fork(lambda: None)
+        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+        with Sampler(pid) as watched:
+            assert watched.samples == []
+            assert wait_and_sample(pid, watched)[:2] == (pid, 0)
+
+    def test_a_process_that_goes_while_it_is_watched(self) -> None:
+        pid = fork(lambda: time.sleep(60))
+        with Sampler(pid) as watched:
+            assert len(watched.samples) == 1
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+            assert watched.sample() is None
+        assert watched.missing == ""
+
+    def test_the_status_of_a_killed_child(self) -> None:
+        pid = fork(lambda: time.sleep(60))
+        threading.Timer(0.05, os.kill, (pid, signal.SIGKILL)).start()
+        with Sampler(pid) as watched:
+            done = wait_and_sample(pid, watched)
+        assert os.WTERMSIG(done[1]) == signal.SIGKILL
+        assert watched.oom_kills() >= 0
+
+
+class TestWaiting:
+    def test_it_is_as_prompt_as_wait4(self) -> None:
+        pid = fork(lambda: time.sleep(0.05))
+        with Sampler(pid) as watched:
+            watched.started_ns -= int(60e9)  # the longest interval
+            wait_and_sample(pid, watched)
+        assert watched.samples[-1].at_ns <= time.perf_counter_ns()
+
+    def test_exceptions_of_signal_handlers_pass_and_waiting_goes_on(self) -> None:
+        class Heartbeat(Exception):
+            pass
+
+        def handler(number: int, frame: Any) -> None:
+            raise Heartbeat
+
+        previous = signal.signal(signal.SIGUSR1, handler)
+        pid = fork(lambda: time.sleep(0.4))
+        threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGUSR1)).start()
+        try:
+            with Sampler(pid) as watched:
+                with pytest.raises(Heartbeat):
+                    wait_and_sample(pid, watched)
+                seen = len(watched.samples)
+                assert wait_and_sample(pid, watched)[:2] == (pid, 0)
+                assert len(watched.samples) > seen
+        finally:
+            signal.signal(signal.SIGUSR1, previous)
+
+    def test_ticks_are_called_and_their_failures_swallowed(self) -> None:
+        elapsed: list[int] = []
+
+        def tick(elapsed_ns: int) -> None:
+            elapsed.append(elapsed_ns)
+            raise ValueError("not the worker's business")
+
+        pid = fork(lambda: time.sleep(0.1))
+        with Sampler(pid) as watched:
+            assert wait_and_sample(pid, watched, tick)[:2] == (pid, 0)
+        assert len(elapsed) >= 2
+        assert elapsed == sorted(elapsed)
+
+    def test_a_signal_in_a_tick_reaches_the_worker(self) -> None:
+        class Heartbeat(Exception):
+            pass
+
+        def handler(number: int, frame: Any) -> None:
+            raise Heartbeat
+
+        previous = signal.signal(signal.SIGUSR1, handler)
+        pid = fork(lambda: time.sleep(0.3))
+        try:
+            with Sampler(pid) as watched:
+                with pytest.raises(Heartbeat):
+                    wait_and_sample(pid, watched, lambda _: os.kill(os.getpid(), signal.SIGUSR1))
+                wait_and_sample(pid, watched)
+        finally:
+            signal.signal(signal.SIGUSR1, previous)
+
+    def test_without_pidfd(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def unsupported(pid: int) -> int:
+            raise OSError("not on this kernel")
+
+        monkeypatch.setattr(os, "pidfd_open", unsupported, raising=False)
+        watched, done = watch(lambda: time.sleep(0.05))
+        assert done[1] == 0
+        assert len(watched.samples) >= 2
+
+
+class TestWithoutProc:
+    def test_psutil_serves(self) -> None:
+        pid = fork(lambda: spin(0.2))
+        reader = sampler._PsutilReader(pid)
+        time.sleep(0.1)
+        sample = reader.read()
+        assert sample is not None
+        assert sample.rss_bytes > 1_000_000
+        os.waitpid(pid, 0)
+        assert reader.read() is None
+
+    def test_nothing_at_all_gives_a_reason(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def broken(pid: int) -> Any:
+            raise OSError("no such thing")
+
+        monkeypatch.setattr(sampler, "_ProcReader", broken)
+        monkeypatch.setattr(sampler, "_PsutilReader", broken)
+        monkeypatch.setattr(os.path, "exists", lambda _: False)
+        watched = Sampler(os.getpid())
+        assert watched.sample() is None
+        assert "psutil" in watched.missing
