@@ -36,6 +36,7 @@ COMMANDS: dict[str, Entry] = {
 }
 
 DEBUG_VARIABLE = "JOBDOCTOR_DEBUG"
+ERROR = "Error:"
 
 EPILOG = """\b
 Shell completion:
@@ -94,14 +95,14 @@ def _exit_code(invoke: Callable[[], Any]) -> int:
     try:
         code = invoke()
     except JobdoctorError as error:
-        _fail(f"{error.what}; {error.next_step}" if error.next_step else error.what)
+        _say(ERROR, f"{error.what}; {error.next_step}" if error.next_step else error.what)
         return 2
     except click.UsageError as error:
         path = error.ctx.command_path if error.ctx else "jobdoctor"
-        _fail(f"{error.format_message().rstrip('.')}; run `{path} --help`")
+        _say(ERROR, f"{error.format_message().rstrip('.')}; run `{path} --help`")
         return 2
     except click.ClickException as error:
-        _fail(error.format_message())
+        _say(ERROR, error.format_message())
         return 2
     except (click.Abort, KeyboardInterrupt):
         return 130
@@ -112,20 +113,21 @@ def _exit_code(invoke: Callable[[], Any]) -> int:
     except Exception as error:
         if os.environ.get(DEBUG_VARIABLE):
             raise
-        what = " ".join(f"{type(error).__name__}: {error}".split())
-        click.echo(
-            f"jobdoctor failed: {what}; this is a bug, run with {DEBUG_VARIABLE}=1 for the traceback",
-            err=True,
+        _say(
+            "jobdoctor failed:",
+            f"{type(error).__name__}: {error}; this is a bug, run with {DEBUG_VARIABLE}=1 for the traceback",
         )
         return 1
     return code if isinstance(code, int) else 0
 
 
-def _fail(message: str) -> None:
-    label = "Error:"
+def _say(label: str, message: str) -> None:
+    """One line on standard error. Names in it come out of recordings: no escape sequence reaches the terminal."""
+    from jobdoctor.report.words import clean
+
     if sys.stderr.isatty() and not os.environ.get("NO_COLOR"):
         label = click.style(label, fg="red", bold=True)
-    click.echo(f"{label} {' '.join(message.split())}", err=True)
+    click.echo(f"{label} {clean(' '.join(message.split()))}", err=True)
 
 
 @click.group(cls=LazyGroup, epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"]})

@@ -15,7 +15,7 @@ from jobdoctor.errors import ConfigError
 F = TypeVar("F", bound=Callable[..., Any])
 
 _SECONDS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 604_800}
-_SPAN = re.compile(r"^(\d+(?:\.\d+)?)\s*([smhdw])$", re.IGNORECASE)
+_SPAN = re.compile(r"^([0-9]+(?:\.[0-9]+)?)\s*([smhdw])$", re.IGNORECASE)
 SINCE_EXAMPLES = "give a span such as 30m, 24h or 7d, or a date such as 2026-01-31 or 2026-01-31T08:00"
 
 

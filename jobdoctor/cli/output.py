@@ -34,7 +34,7 @@ def print_text(text: str) -> None:
 def write_file(path: Path, text: str) -> None:
     """Write the file with its folders. On any error the file that was there stays as it was."""
     try:
-        if path.is_dir():
+        if os.path.isdir(path):
             raise OutputError(f"{path} is a directory", f"give a file, such as {path / 'report.html'}")
         path = path.resolve()
         if path.exists() and not path.is_file():

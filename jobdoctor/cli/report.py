@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import time
 from collections.abc import Iterator, Sequence
@@ -99,9 +100,9 @@ def _check(job: str | None, format_: str, output: str | None, all_jobs: bool, op
             raise ConfigError("--all writes many HTML files", "give a folder as --output, or --format json")
         return
     if all_jobs and format_ == "html":
-        if Path(output).exists() and not Path(output).is_dir():
+        if os.path.exists(output) and not os.path.isdir(output):
             raise OutputError(f"{output} is a file", "give a folder as --output: --all writes one file a job")
-    elif Path(output).is_dir():
+    elif os.path.isdir(output):
         raise OutputError(f"{output} is a directory", f"give a file, such as {Path(output) / 'report'}.{format_}")
 
 
@@ -253,7 +254,7 @@ def _open(path: Path, quiet: bool) -> None:
 def file_name(job: str, extension: str) -> str:
     """A safe file name for a job: recorded names may hold slashes, dots and worse. Distinct names stay distinct."""
     safe = re.sub(r"[^A-Za-z0-9._-]", "_", job).lstrip(".-")[:120]
-    if safe != job:
+    if safe != job or not safe:
         safe = f"{safe or 'job'}-{hashlib.blake2b(job.encode('utf-8', 'replace'), digest_size=4).hexdigest()}"
     return f"{safe}.{extension}"
 

@@ -1,0 +1,89 @@
+"""``jobdoctor rules`` and ``jobdoctor explain``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from jobdoctor.cli.explain import RESERVED
+from jobdoctor.cli.main import cli
+from jobdoctor.diagnosis import registry
+
+CODES = list(registry.RULES)
+
+
+def invoke(*args: str) -> Result:
+    return CliRunner().invoke(cli, list(args))
+
+
+def test_the_table_has_every_rule_in_80_columns() -> None:
+    result = invoke("rules")
+    assert result.exit_code == 0
+    assert max(map(len, result.stdout.splitlines())) <= 80
+    assert [line.split()[0] for line in result.stdout.splitlines() if line.strip().startswith("JD")] == CODES
+
+
+def test_json_has_the_limits_with_their_sources() -> None:
+    rules = json.loads(invoke("rules", "--format", "json").stdout)
+    assert [rule["code"] for rule in rules] == CODES
+    for rule in rules:
+        assert set(rule) == {"code", "name", "step", "where", "kind", "what", "limits"}
+        assert rule["what"]
+        assert not rule["what"].startswith(rule["name"])
+        for limit in rule["limits"]:
+            assert set(limit) == {"name", "value", "unit", "doc", "source"}
+
+
+@pytest.mark.parametrize("code", CODES)
+def test_every_rule_is_explained(code: str) -> None:
+    result = invoke("explain", code)
+    assert result.exit_code == 0
+    assert result.stdout.startswith(f"{code} ")
+    for heading in ("What it looks for", "Why it costs time", "What to do", "When it is a false alarm", "Limits"):
+        assert f"\n{heading}\n" in result.stdout
+    assert max(map(len, result.stdout.splitlines())) <= 80
+
+
+@pytest.mark.parametrize("word", ["JD401", "jd401", " Jd401", "n-plus-one-query", "N_PLUS_ONE_QUERY"])
+def test_by_code_or_name_in_any_case(word: str) -> None:
+    assert invoke("explain", word).stdout.startswith("JD401 n-plus-one-query\n")
+
+
+def test_the_projects_own_limits_are_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "jobdoctor.toml").write_text("[limits.JD401]\ncalls = 25\n")
+    assert "calls = 25 calls (default 10)" in invoke("explain", "JD401").stdout
+
+
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        ("JD999", "there is no rule 'JD999'"),
+        ("n-plus-one-quer", "did you mean JD401 n-plus-one-query"),
+        ("", "run `jobdoctor rules` for all of them"),
+        ("\x1b[31m", "there is no rule"),
+        ("JD205", "this version has no rule for JD205 connection-churn yet; run `jobdoctor rules`"),
+        ("connection-churn", "this version has no rule for JD205 connection-churn yet"),
+    ],
+)
+def test_unknown_codes(word: str, said: str) -> None:
+    result = invoke("explain", word)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert said in result.stderr
+    assert "\x1b" not in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+
+
+def test_reserved_codes_are_those_without_a_rule() -> None:
+    assert not set(RESERVED) & set(CODES)
+
+
+def test_a_rule_that_cannot_be_loaded_hides_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(registry.RULES, "JD999", ("batching.missing", "Missing"))
+    result = invoke("rules")
+    assert result.exit_code == 0
+    assert "JD401" in result.stdout
+    assert "while loading JD999" in result.stderr

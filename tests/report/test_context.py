@@ -1,0 +1,300 @@
+"""What the report says, as data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from msgspec.structs import replace
+
+from jobdoctor.model import Check, LedgerPart, Payload, PayloadNode, ProbeStatus, Sample, Span
+from jobdoctor.report.calls import call_table
+from jobdoctor.report.charts import WIDTH, legend, stack
+from jobdoctor.report.context import build_context
+from jobdoctor.report.distribution import distribution
+from jobdoctor.report.queue_wait import queue_wait
+from jobdoctor.report.source import read_source
+from jobdoctor.report.timeline import timeline, usage
+from tests.builders import MS, make_execution, make_group, make_history
+from tests.report import diagnoses
+
+
+def test_the_first_screen() -> None:
+    context = build_context(diagnoses.rich())
+    assert context.job == "app.tasks.sync_orders"
+    assert (context.executions, context.looked_at, context.failures) == (40, 8, 2)
+    assert [view.finding.code for view in context.top] == ["JD401", "JD701", "JD201"]
+    assert context.saving_ms == pytest.approx(3_100 + 520 + 240)
+    first = context.top[0]
+    assert first.saving_share == pytest.approx(3_100 / context.ledger.wall_ms)
+    assert [view.finding.code for view in first.related] == ["JD404"]
+
+
+def test_saving_is_never_more_than_the_wall_time() -> None:
+    diagnosis = diagnoses.rich()
+    diagnosis = replace(diagnosis, ledger=[LedgerPart("cpu", "", 100 * MS)])
+    context = build_context(diagnosis)
+    assert context.saving_ms == 100
+    assert context.top[0].saving_share == 1
+
+
+def test_ledger_sides_and_shares() -> None:
+    parts = [
+        LedgerPart("unexplained", "", 10 * MS),
+        LedgerPart("sql", "a", 40 * MS),
+        LedgerPart("sql", "b", 20 * MS),
+        LedgerPart("queue_wait", "", 20 * MS),
+        LedgerPart("reap", "", 10 * MS),
+        LedgerPart("gc", "", 0),
+    ]
+    ledger = build_context(replace(diagnoses.rich(), ledger=parts)).ledger
+    assert ledger.wall_ms == 100
+    assert (ledger.inside_ms, ledger.around_ms, ledger.unexplained_share) == (60, 30, 0.1)
+    assert [entry.name for entry in ledger.bar] == ["queue_wait", "sql", "reap", "unexplained"]
+    assert [(entry.name, entry.detail) for entry in ledger.entries][1:3] == [("sql", "a"), ("sql", "b")]
+    assert sum(entry.share for entry in ledger.bar) == pytest.approx(1)
+
+
+def test_steps_come_in_order_with_the_most_telling_status() -> None:
+    steps = build_context(diagnoses.rich()).steps
+    assert [step.step for step in steps] == [
+        "payload", "external", "internals", "batching", "locks", "retries", "queue", "trigger",
+    ]  # fmt: skip
+    assert {step.step: step.status for step in steps} == {
+        "payload": "clear",
+        "external": "found",
+        "internals": "crashed",
+        "batching": "found",
+        "locks": "clear",
+        "retries": "clear",
+        "queue": "found",
+        "trigger": "clear",
+    }
+    only = [Check("locks", "JD501", "database-lock-wait", "not_checked", "no PostgreSQL")]
+    steps = build_context(replace(diagnoses.rich(), checklist=only, findings=[])).steps
+    assert {step.status for step in steps} == {"not_checked"}
+
+
+def test_a_related_finding_stands_below_its_main_one_and_in_its_own_step() -> None:
+    context = build_context(diagnoses.rich())
+    batching = next(step for step in context.steps if step.step == "batching")
+    assert [view.finding.code for view in batching.findings] == ["JD401", "JD404"]
+    assert len(context.findings) == 3
+
+
+def test_an_orphan_of_a_main_finding_stands_alone_and_anchors_are_unique() -> None:
+    orphan = replace(diagnoses.REPEATED, part_of="JD499")
+    twin = replace(diagnoses.N_PLUS_ONE, callsite="app/other.py:1")
+    context = build_context(replace(diagnoses.rich(), findings=[diagnoses.N_PLUS_ONE, twin, orphan]))
+    assert [view.anchor for view in context.findings] == ["JD401", "JD401-2", "JD404"]
+
+
+def test_nothing_recorded_is_no_error() -> None:
+    context = build_context(diagnoses.empty())
+    assert context.ledger.wall_ms == 0
+    assert context.capture.overhead_ms is None
+    assert context.timeline is None
+    assert context.run_distribution is None
+    assert context.top == []
+
+
+def test_calls_are_merged_over_executions() -> None:
+    group = make_group("sql", count=10, ms=20)
+    other = make_group("sql", count=1, ms=50, callsite="app/tasks.py:99")
+    table = call_table([make_execution(groups=[group, other]), make_execution(groups=[group])])
+    assert [(row.callsite, row.count, row.total_ms) for row in table.rows] == [
+        ("app/tasks.py:99", 0.5, 25.0),
+        ("app/tasks.py:41", 10.0, 20.0),
+    ]
+    assert table.rows[1].mean_ms == 2.0
+
+
+def test_many_shapes_are_counted_not_shown() -> None:
+    groups = [make_group("sql", fingerprint=f"SELECT {number}", ms=1) for number in range(60)]
+    table = call_table([make_execution(groups=groups)])
+    assert (len(table.rows), table.left_out, table.left_out_ms) == (40, 20, pytest.approx(20))
+
+
+def test_who_was_ahead() -> None:
+    """Waits 100 ms: 60 behind a heavy job, 30 behind another execution of its own, 10 behind nobody."""
+    heavy = make_execution(job="app.heavy", at_ms=-10, wait_ms=10, run_ms=60)
+    first = make_execution(at_ms=0, wait_ms=60, run_ms=30)
+    second = make_execution(at_ms=0, wait_ms=100, run_ms=5)
+    elsewhere = make_execution(job="app.elsewhere", at_ms=0, wait_ms=0, run_ms=100, worker="worker-2")
+    history = make_history([second], others=[heavy, first, elsewhere])
+    history = replace(history, trace=[row for row in history.trace if row.execution_id == second.id])
+    wait = queue_wait(history)
+    assert [(row.job, round(row.wait_ms), round(row.share, 2)) for row in wait.rows] == [
+        ("app.heavy", 60, 0.6),
+        ("app.tasks.sync_orders", 30, 0.3),
+    ]
+    assert round(wait.other_ms) == 10
+
+
+def test_runs_of_calls_are_drawn_as_one_bar() -> None:
+    groups = [make_group("sql"), make_group("http", callsite="app/pay.py:3")]
+    spans = [Span(0, index * MS, 999_000) for index in range(50)] + [Span(1, 60 * MS, 20 * MS)]
+    spans += [Span(0, 90 * MS, MS), Span(7, 0, MS)]
+    line = timeline([make_execution(run_ms=100, groups=groups, spans=spans)])
+    assert line is not None
+    assert [(lane.callsite, lane.calls) for lane in line.lanes] == [("app/tasks.py:41", 51), ("app/pay.py:3", 1)]
+    assert [(bar.count, round(bar.start, 2), round(bar.end, 2)) for bar in line.lanes[0].bars] == [
+        (50, 0, 0.5),
+        (1, 0.9, 0.91),
+    ]
+
+
+def test_a_call_in_flight_lasts_until_the_end() -> None:
+    execution = make_execution(run_ms=100, groups=[make_group("sql")], spans=[], in_flight=Span(0, 40 * MS, 0))
+    line = timeline([execution])
+    assert line is not None
+    assert line.lanes[0].in_flight
+    assert line.lanes[0].total_ms == 60
+    assert line.lanes[0].bars[0].end == 1
+
+
+@pytest.mark.parametrize("epoch", [True, False])
+def test_usage_from_cumulative_samples(epoch: bool) -> None:
+    execution = make_execution(run_ms=100)
+    origin = execution.dequeued_at_ns if epoch else 0
+    samples = [
+        Sample(origin + at * MS, cpu * MS, 50_000_000 + at, 0, wait)
+        for at, cpu, wait in [(0, 0, ""), (50, 50, "running"), (100, 60, "socket")]
+    ]
+    found = usage([replace(execution, samples=samples)])
+    assert found is not None
+    assert [(point.at, round(point.cpu, 2)) for point in found.points] == [(0.5, 1.0), (1.0, 0.2)]
+    assert found.cpu_mean == pytest.approx(0.6)
+    assert dict(found.waits) == {"running": pytest.approx(1 / 3), "socket": pytest.approx(1 / 3)}
+
+
+def test_usage_of_many_samples_is_bounded_and_keeps_the_peak() -> None:
+    samples = [
+        Sample(index * MS, index * MS, 90_000_000 if index == 4_321 else 50_000_000, 0) for index in range(9_000)
+    ]
+    found = usage([make_execution(run_ms=9_000, samples=samples)])
+    assert found is not None
+    assert len(found.points) <= 300
+    assert max(point.rss_bytes for point in found.points) == 90_000_000
+
+
+def test_profile_folds_library_frames_and_leaves_noise_out() -> None:
+    tree = build_context(diagnoses.rich()).profile
+    assert tree is not None
+    assert [(row.depth, row.function, row.folded, row.hot) for row in tree.rows] == [
+        (0, "sync_orders", 2, True),
+        (1, "do_execute", 1, True),
+        (1, "charge", 0, False),
+    ]
+
+
+def test_distribution_counts_everything_once() -> None:
+    values = [0.0, 0.05, 1, 3, 9, 10, 99, 100, 10_000, 10_000]
+    spread = distribution(values)
+    assert spread is not None
+    assert sum(one.count for one in spread.bins) == len(values)
+    assert spread.bins[-1].count == 2
+    assert distribution([5.0]) is None
+
+
+def test_bar_of_the_ledger_fills_its_width_and_shows_small_parts() -> None:
+    ledger = build_context(diagnoses.rich()).ledger
+    segments = stack(ledger.bar)
+    last = segments[-1]
+    assert last.x + last.width == pytest.approx(WIDTH, abs=0.1)
+    assert min(segment.width for segment in segments) > 2
+    shown = legend(ledger.bar)
+    assert len(shown.entries) + shown.others == len(ledger.bar)
+    assert sum(entry.ms for entry in shown.entries) + shown.others_ms == pytest.approx(ledger.wall_ms)
+
+
+def test_capture_says_what_is_missing() -> None:
+    capture = build_context(diagnoses.rich()).capture
+    http = next(row for row in capture.probes if row.channel == "http")
+    assert http.status == "failed"
+    assert http.reasons == ["httpx: httpx 0.99 is not known"]
+    assert capture.not_captured == [("File reads were not recorded: open() was replaced by another tool", 1)]
+    assert (capture.lost, capture.truncated, capture.spans_dropped) == (2, True, 120)
+    assert capture.overhead_ms == 9
+
+
+def test_a_channel_without_any_library_is_absent() -> None:
+    execution = make_execution(probes=[ProbeStatus("http", "httpx", "absent"), ProbeStatus("sql", "psycopg", "active")])
+    capture = build_context(replace(diagnoses.rich(), history=make_history([execution]))).capture
+    assert [(row.channel, row.status) for row in capture.probes] == [("http", "absent"), ("sql", "active")]
+
+
+def test_exemplars_have_the_deaths_first_and_the_slowest_success() -> None:
+    exemplars = build_context(diagnoses.rich()).exemplars
+    assert [one.why for one in exemplars[:3]] == ["killed", "failed", "slowest"]
+
+
+def test_exemplars_are_never_only_failures() -> None:
+    executions = [make_execution(outcome="failed") for _ in range(30)] + [make_execution() for _ in range(3)]
+    exemplars = build_context(replace(diagnoses.rich(), history=make_history(executions))).exemplars
+    assert sum(one.outcome == "finished" for one in exemplars) == 3
+
+
+def test_the_measured_payload_stands_for_all() -> None:
+    executions = [
+        make_execution(payload=Payload(9_000)),
+        make_execution(payload=Payload(500, nodes=[PayloadNode("args[0]", "str", 400)])),
+    ]
+    context = build_context(replace(diagnoses.rich(), history=make_history(executions)))
+    assert context.payload is not None
+    assert context.payload.raw_bytes == 500
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    root = tmp_path / "project"
+    (root / "app").mkdir(parents=True)
+    (root / "app" / "tasks.py").write_text("\n".join(f"line {number}" for number in range(1, 11)))
+    (tmp_path / "secret.py").write_text("password = 1\n")
+    (root / "app" / "link.py").symlink_to(tmp_path / "secret.py")
+    (root / ".env.py").write_text("password = 1\n")
+    (root / "notes.txt").write_text("password\n")
+    (root / "site-packages").mkdir()
+    (root / "site-packages" / "lib.py").write_text("x\n")
+    return root
+
+
+def test_source_lines_around_the_callsite(project: Path) -> None:
+    source = read_source(project, "app/tasks.py:5")
+    assert source is not None
+    assert [(line.number, line.current) for line in source.lines] == [
+        (3, False), (4, False), (5, True), (6, False), (7, False),
+    ]  # fmt: skip
+    assert read_source(project, "app/tasks.py:10") is not None
+
+
+@pytest.mark.parametrize(
+    "callsite",
+    [
+        "../secret.py:1",
+        "app/../../secret.py:1",
+        "app/link.py:1",
+        ".env.py:1",
+        "notes.txt:1",
+        "site-packages/lib.py:1",
+        "app/tasks.py:11",
+        "app/tasks.py:0",
+        "app/missing.py:1",
+        "app:1",
+        "",
+        "/etc/passwd:1",
+        "app/tasks.py:5\0",
+    ],
+)
+def test_source_is_never_read_outside_the_project(project: Path, callsite: str) -> None:
+    assert read_source(project, callsite) is None
+
+
+def test_an_absolute_callsite_is_read_only_inside_the_project(project: Path, tmp_path: Path) -> None:
+    assert read_source(project, f"{project}/app/tasks.py:5") is not None
+    assert read_source(project, f"{tmp_path}/secret.py:1") is None
+
+
+def test_source_is_off_unless_asked_for(project: Path) -> None:
+    assert all(view.source is None for view in build_context(diagnoses.rich()).findings)
+    assert build_context(diagnoses.rich(), project).findings[0].source is None  # line 41 of ten

@@ -1,0 +1,63 @@
+"""The report for a terminal."""
+
+from __future__ import annotations
+
+import pytest
+from rich.cells import cell_len
+
+from jobdoctor.report import text_report
+from jobdoctor.report.context import build_context
+from tests.report import diagnoses
+
+
+def rendered(name: str, **options: bool) -> str:
+    return text_report.render(build_context(getattr(diagnoses, name)()), **options)
+
+
+@pytest.mark.parametrize("name", ["rich", "empty", "healthy", "hostile"])
+def test_fits_80_columns_and_is_plain(name: str) -> None:
+    text = rendered(name)
+    assert max(cell_len(line) for line in text.splitlines()) <= 80
+    assert "\x1b" not in text
+    assert "\u202e" not in text
+    assert text.endswith("\n")
+
+
+def test_says_what_to_act_on() -> None:
+    text = rendered("rich")
+    assert "INSIDE AND AROUND THE JOB  (97% sure)" in text
+    assert (
+        "1. 412 queries of one shape from one line\n   critical, JD401 n-plus-one-query\n   at app/tasks.py:41" in text
+    )
+    assert "saves 3.1 s each time (64% of it), 2.4 s to 3.2 s; 97% sure" in text
+    assert "select(Order).options(selectinload(Order.customer))" in text
+    assert "with it: JD404 repeated-query" in text
+    assert "SQL                    3.0 s   62%" in text
+
+
+def test_every_status_looks_different() -> None:
+    text = rendered("rich")
+    assert "! found:       JD401 n-plus-one-query" in text
+    assert "+ clear:       JD602 retry-storm" in text
+    assert "? not checked: JD402 n-plus-one-http\n                   http calls through httpx were not recorded" in text
+    assert "x crashed:     JD305 sleeping\n                   KeyError in JD305 sleeping: 'nanosleep'" in text
+
+
+def test_the_steps_are_in_order() -> None:
+    text = rendered("rich")
+    places = [text.index(f"\n  {number} ") for number in range(1, 9)]
+    assert places == sorted(places)
+
+
+def test_says_what_was_not_captured() -> None:
+    text = rendered("rich")
+    assert "8 of 40 looked at, jobdoctor's own cost 9.0 ms each" in text
+    assert "http calls not seen: httpx: httpx 0.99 is not known" in text
+
+
+def test_colours_only_where_wanted() -> None:
+    coloured = rendered("rich", color=True)
+    assert "\x1b[1m" in coloured
+    assert "[31m" not in rendered("hostile")[: rendered("hostile").index("INSIDE")].replace(
+        "\N{REPLACEMENT CHARACTER}[31m", ""
+    )
