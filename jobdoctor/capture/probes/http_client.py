@@ -29,12 +29,13 @@ def effect_of(method: str) -> str:
 class _Exchange:
     """A request and its response on one connection."""
 
-    __slots__ = ("call", "length", "new", "sent", "status", "timeout")
+    __slots__ = ("asked", "call", "length", "new", "sent", "status", "timeout")
 
     def __init__(self, call: Call, new: bool, timeout: bool) -> None:
         self.call = call
         self.new = new
         self.timeout = timeout
+        self.asked = False  # the request is out, ``getresponse`` is at work and will close the call
         self.sent = 0
         self.status = 0
         self.length: int | None = None
@@ -76,7 +77,8 @@ def _begin(rec: Recorder, connection: Any, method: Any, url: Any) -> _Exchange |
         call = rec.begin(shape, params=known.distinct)
         if call is None:
             return None
-        exchange = _Exchange(call, connection.sock is None or _is_fresh(connection), has_timeout(connection))
+        fresh = _is_fresh(connection)
+        exchange = _Exchange(call, connection.sock is None or fresh, has_timeout(connection))
         connection._jobdoctor_exchange = exchange
         return exchange
     except Exception as error:
@@ -157,6 +159,7 @@ def _getresponse(original: Callable[..., Any]) -> Callable[..., Any]:
         if exchange is None:
             return original(self, *args, **kwargs)
         _ask_timeout(self, exchange)
+        exchange.asked = True
         try:
             response = original(self, *args, **kwargs)
         except BaseException as error:
@@ -216,7 +219,9 @@ def _close(original: Callable[..., Any]) -> Callable[..., Any]:
             return original(self)
         finally:
             # A request that was given up before its answer. An answer that is being read goes on by itself.
-            _finish(self)
+            exchange = self.__dict__.get("_jobdoctor_exchange")
+            if exchange is not None and not exchange.asked:
+                _finish(self)
 
     return close
 
@@ -224,9 +229,11 @@ def _close(original: Callable[..., Any]) -> Callable[..., Any]:
 def _begin_connect(rec: Recorder, args: tuple[Any, ...], _kwargs: dict[str, Any]) -> Call | None:
     connection = args[0]
     target = fingerprint.url("CONNECT", _address(connection, "/")).target
-    connection._jobdoctor_fresh = True
     shape = rec.shape("http", "CONNECT", f"CONNECT {target}", target=target, library=LIBRARY, effect="none")
-    return rec.begin(shape, flags=0 if has_timeout(connection) else NO_TIMEOUT)
+    call = rec.begin(shape, flags=0 if has_timeout(connection) else NO_TIMEOUT)
+    if call is not None:
+        connection._jobdoctor_fresh = True
+    return call
 
 
 class HttpClientProbe(Probe):

@@ -17,6 +17,7 @@ from jobdoctor.capture.probes.statements import Database, track
 from jobdoctor.capture.recorder import Cell
 
 _FACTORY_POSITION = 5
+_NO_ROW = object()
 
 
 class RecordingCursor(sqlite3.Cursor):
@@ -63,13 +64,13 @@ class RecordingCursor(sqlite3.Cursor):
 
     def __iter__(self) -> Any:
         # An overridden __next__ would cost every row a Python call, recorded or not.
-        return self if self._jobdoctor_cell is None else _counted(super().__iter__(), self._jobdoctor_cell)
+        return self if self._jobdoctor_cell is None else _counted(super().__next__, self._jobdoctor_cell)
 
 
-def _counted(rows: Iterator[Any], cell: Cell) -> Iterator[Any]:
+def _counted(step: Callable[[], Any], cell: Cell) -> Iterator[Any]:
     count = 0
     try:
-        for row in rows:
+        for row in iter(step, _NO_ROW):  # ends with the StopIteration of ``step``
             count += 1
             yield row
     finally:
@@ -102,13 +103,34 @@ def _run(cursor: RecordingCursor, original: Callable[..., Any], sql: Any, parame
 
 
 class RecordingConnection(sqlite3.Connection):
-    """A connection that makes recording cursors. ``execute`` and its kin call ``cursor`` and are recorded by it."""
+    """A connection that makes recording cursors."""
 
     _jobdoctor_database: Database | None = None
 
-    def cursor(self, factory: Any = RecordingCursor) -> Any:
+    def cursor(self, *args: Any, **kwargs: Any) -> Any:
         """As ``sqlite3.Connection.cursor``."""
-        return super().cursor(_derived(factory, RecordingCursor))
+        if args or kwargs:
+            if args:
+                args = (_derived(args[0], RecordingCursor), *args[1:])
+            elif "factory" in kwargs:
+                kwargs["factory"] = _derived(kwargs["factory"], RecordingCursor)
+        elif not hasattr(super().cursor, "__func__"):  # not overridden in Python, where it might take no factory
+            args = (RecordingCursor,)
+        return super().cursor(*args, **kwargs)
+
+    # The interpreter's own make a plain cursor in C and execute on it, whatever ``cursor`` is.
+
+    def execute(self, sql: Any, parameters: Any = (), /) -> Any:
+        """As ``sqlite3.Connection.execute``."""
+        return sqlite3.Connection.cursor(self, RecordingCursor).execute(sql, parameters)
+
+    def executemany(self, sql: Any, parameters: Any, /) -> Any:
+        """As ``sqlite3.Connection.executemany``."""
+        return sqlite3.Connection.cursor(self, RecordingCursor).executemany(sql, parameters)
+
+    def executescript(self, sql_script: Any, /) -> Any:
+        """As ``sqlite3.Connection.executescript``."""
+        return sqlite3.Connection.cursor(self, RecordingCursor).executescript(sql_script)
 
     def commit(self) -> None:
         """As ``sqlite3.Connection.commit``."""
