@@ -154,8 +154,6 @@ def is_lookup(group: SpanGroup) -> bool:
     """A query from a table that could have been asked for many values at once."""
     if group.operation.upper() not in ("SELECT", "WITH") or group.effect == "write":
         return False
-    if group.effect == "lock" and "from" not in group.fingerprint.lower():
-        return False
     shape = fingerprint.sql(group.fingerprint)
     if not shape.tables or _SKIPS_LOCKED.search(group.fingerprint):
         return False
