@@ -16,7 +16,7 @@ from sample_app.shop import Shop
 
 #: Rounds of a load unless it says otherwise, and in a quick demo.
 ROUNDS = 8
-QUICK_ROUNDS = 5
+QUICK_ROUNDS = 6
 
 
 @dataclass(frozen=True)
@@ -240,7 +240,7 @@ CASES: list[Case] = [
     ),
     Case(
         "JD702",
-        Load("catalog.index_product", lambda shop, n: shop.import_product(n + 1), lane="index", rounds=60, pause_ms=35),
+        Load("catalog.index_product", lambda shop, n: shop.import_product(n + 1), lane="index", rounds=60, pause_ms=50),
         _tidy(
             "catalog.index_product_with_help", lambda shop, n: shop.import_product_with_help(n + 1), lane="search",
             rounds=20, pause_ms=250,

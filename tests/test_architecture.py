@@ -1,0 +1,138 @@
+"""The imports are read, and held against the layers and fences that the project has set itself."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parent.parent / "jobdoctor"
+
+#: What each part of the package may import from the others. Parts that are not named may import everything.
+MAY_IMPORT = {
+    "model": set(),
+    "errors": set(),
+    "_version": set(),
+    "wire": {"model", "errors"},
+    "config": {"model", "errors", "wire"},
+    "fingerprint": {"model", "errors"},
+    "capture": {"model", "errors", "config", "fingerprint", "wire"},
+    "store": {"model", "errors", "config", "fingerprint", "wire", "_version"},
+    "queueing": {"model", "errors", "config", "fingerprint"},
+    "diagnosis": {"model", "errors", "config", "fingerprint", "queueing"},
+    "rq": {"model", "errors", "config", "fingerprint", "wire", "capture", "_version"},
+    "report": {"model", "errors", "config", "fingerprint", "queueing", "diagnosis", "_version"},
+}
+
+#: Which files may import a library: a part of the package or one file of it.
+FENCES = {
+    "rq": ("rq/",),
+    "sqlalchemy": ("store/", "capture/probes/sqlalchemy_dialect.py", "capture/probes/sqlalchemy_pool.py"),
+    "psutil": ("capture/sampler.py",),
+    "jinja2": ("report/",),
+    "click": ("cli/",),
+    "rich": ("cli/", "report/"),
+}
+
+#: What a web process or a worker must not load because of us.
+HEAVY = ("sqlalchemy", "jinja2", "rich", "pyinstrument", "jobdoctor.store", "jobdoctor.diagnosis", "jobdoctor.report")
+
+
+def _files() -> Iterator[tuple[str, ast.Module]]:
+    for path in sorted(PACKAGE.rglob("*.py")):
+        yield path.relative_to(PACKAGE).as_posix(), ast.parse(path.read_text(encoding="utf-8"))
+
+
+def _imports(tree: ast.AST, file: str) -> Iterator[str]:
+    """Dotted names that a file imports, for type checkers only not counted."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.If) and ast.unparse(node.test) in ("TYPE_CHECKING", "typing.TYPE_CHECKING"):
+            for other in node.orelse:
+                yield from _imports(other, file)
+            continue
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                parents = ["jobdoctor", *Path(file).parent.parts]
+                base = ".".join([*parents[: len(parents) - node.level + 1], *([base] if base else [])])
+            yield base
+            yield from (f"{base}.{alias.name}" for alias in node.names)
+        elif (
+            isinstance(node, ast.Call)
+            and ast.unparse(node.func) in ("import_module", "importlib.import_module", "__import__")
+            and node.args
+            and isinstance(node.args[0], ast.Constant)
+        ):
+            yield str(node.args[0].value)
+        yield from _imports(node, file)
+
+
+def _part(name: str) -> str:
+    return name.split("/")[0].removesuffix(".py")
+
+
+def test_layers() -> None:
+    wrong = []
+    for file, tree in _files():
+        allowed = MAY_IMPORT.get(_part(file))
+        if allowed is None:
+            continue
+        for name in set(_imports(tree, file)):
+            parts = name.split(".")
+            if (
+                parts[0] == "jobdoctor"
+                and len(parts) > 1
+                and (PACKAGE / parts[1]).exists() | (PACKAGE / f"{parts[1]}.py").exists()
+                and parts[1] not in {_part(file), *allowed}
+            ):
+                wrong.append(f"{file} imports {name}")
+    assert not wrong, "\n".join(sorted(wrong))
+
+
+def test_fences() -> None:
+    wrong = []
+    for file, tree in _files():
+        for name in set(_imports(tree, file)):
+            library = name.split(".")[0]
+            places = FENCES.get(library, ("",))
+            if not file.startswith(places):
+                wrong.append(f"{file} imports {name}")
+    assert not wrong, "\n".join(sorted(wrong))
+
+
+def test_rules_are_pure() -> None:
+    """No rule reads a file, a clock, the environment or the network."""
+    impure = {"os", "io", "time", "datetime", "random", "socket", "subprocess", "pathlib", "logging", "threading"}
+    wrong = [
+        f"{file} imports {name}"
+        for file, tree in _files()
+        if file.startswith("diagnosis/checklist/")
+        for name in set(_imports(tree, file))
+        if name.split(".")[0] in impure
+    ]
+    assert not wrong, "\n".join(sorted(wrong))
+
+
+@pytest.mark.parametrize("statement", ["import jobdoctor", "import jobdoctor.rq", "from jobdoctor import Worker"])
+def test_importing_stays_cheap(statement: str) -> None:
+    code = (
+        f"import rq, sys; before = set(sys.modules); {statement}\n"
+        f"heavy = {HEAVY!r}\n"
+        "new = set(sys.modules) - before\n"
+        "print([name for name in sorted(new) if name.startswith(tuple(f'{h}.' for h in heavy)) or name in heavy])"
+    )
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert answer.stdout.strip() == "[]"
+
+
+def test_the_shop_does_not_know_the_doctor() -> None:
+    """The sample app is an ordinary application: it runs without jobdoctor."""
+    for path in sorted((PACKAGE.parent / "sample_app").rglob("*.py")):
+        names = {name.split(".")[0] for name in _imports(ast.parse(path.read_text(encoding="utf-8")), path.name)}
+        assert "jobdoctor" not in names, path
