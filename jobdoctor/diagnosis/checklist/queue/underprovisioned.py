@@ -29,6 +29,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from math import sqrt
 
 from jobdoctor.diagnosis import measure
 from jobdoctor.diagnosis.rule import Limit
@@ -61,6 +62,18 @@ class _Load:
     def erlangs(self) -> float:
         return offered_load(self.arrivals.rate_per_s, self.mean_service_s)
 
+    @property
+    def excess(self) -> float:
+        """Work that came beyond what the workers could do, in standard deviations of the work that came.
+
+        Waits follow one another, so that random bunches look like growth to Mann-Kendall, which takes its points for
+        independent. The work of n arrivals varies by the square root of n (gap_cv^2 + service_cv^2) mean runs.
+        """
+        beyond_s = (self.erlangs - self.workers) * (self.to_ns - self.from_ns) / _NS_PER_S
+        spread = self.arrivals.gap_cv**2 + self.service_cv**2
+        deviation_s = sqrt(self.arrivals.count * max(spread, 1e-6)) * self.mean_service_s
+        return beyond_s / deviation_s if deviation_s > 0 else 0.0
+
 
 class Underprovisioned(WaitRule):
     code = "JD702"
@@ -86,6 +99,9 @@ class Underprovisioned(WaitRule):
         0.05, "s/s", "growth of the wait over the arrivals", "load / workers - 1 by definition: 5% over capacity"
     )
     max_p = Limit(0.01, "p", "Mann-Kendall's p of that growth", "customary")
+    min_excess = Limit(
+        3, "deviations", "work beyond capacity, in standard deviations of what came by chance", "customary: 3 sigma"
+    )
     busy_over = Limit(
         0.7,
         "share",
@@ -134,7 +150,7 @@ class Underprovisioned(WaitRule):
             if mean_wait_ms(last) < max(self.limits.min_wait_ms, self.limits.min_wait_ratio * mean_run_ms(period.rows)):
                 continue
             load = _load(queue, served, workers, period.arrivals.first_ns, period.arrivals.last_ns, growth.slope)
-            if load.utilisation >= self.limits.busy_over and load.erlangs >= load.workers:
+            if load.utilisation >= self.limits.busy_over and load.excess >= self.limits.min_excess:
                 return load
         return None
 

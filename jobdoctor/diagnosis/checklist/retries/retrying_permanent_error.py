@@ -119,7 +119,7 @@ class RetryingPermanentError(TimeRule):
         return self.finding(
             severity=self._severity(cost, history, wasted),
             confidence=0.95 if nature == "permanent" else 0.7,
-            title=f"{wasted} attempts repeated a {name}{status} that cannot go away, and none succeeded",
+            title=f"{wasted} attempts repeated {name}{status}, which cannot go away, and none succeeded",
             cost_ms=cost,
             saving=(least, (least + cost) / 2, cost),
             text=(
