@@ -38,6 +38,8 @@ from jobdoctor.model import Evidence, Finding, JobHistory, TraceRow
 from jobdoctor.queueing.arrivals import variation
 
 _NS_PER_MS = 1_000_000
+#: Fewer may be as regular by chance.
+_FEWEST_TICKS = 6
 _TICKING = frozenset({"scheduler", "cron"})
 
 
@@ -94,7 +96,7 @@ class DuplicateEnqueues(TimeRule):
 
     def _ticks(self, rows: Sequence[TraceRow]) -> bool:
         """True when these come regularly: a timer of the caller's own, or a parameterless periodic job."""
-        if len(rows) < 4:
+        if len(rows) < _FEWEST_TICKS:
             return False
         gaps = [(after.created_at_ns - before.created_at_ns) / 1e9 for before, after in pairwise(rows)]
         return median(gaps) >= self.limits.min_tick_s and variation(gaps) < self.limits.max_tick_cv

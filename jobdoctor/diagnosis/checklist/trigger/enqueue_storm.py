@@ -154,6 +154,7 @@ class EnqueueStorm(TimeRule):
         cost = gap * len(rows) / len(enqueues)
         return self.finding(
             severity="info",
+            where="around",
             confidence=0.9 if parent or line else 0.7,
             title=f"{len(largest)} of these jobs came within {measure.words_ms(lasted)} from {source}, one by one",
             cost_ms=cost,
