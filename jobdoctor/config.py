@@ -34,7 +34,6 @@ from urllib.parse import quote
 import msgspec
 from msgspec import Meta, Struct, field
 
-from jobdoctor import wire
 from jobdoctor.errors import ConfigError
 
 ProfileMode = Literal["auto", "always", "never"]
@@ -65,7 +64,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     store: str = DEFAULT_STORE  # SQLAlchemy URL
     redis_url: str = DEFAULT_REDIS_URL
     profile: ProfileMode = "auto"
-    stream_maxlen: Positive = wire.DEFAULT_MAXLEN  # recordings the stream holds while nobody collects
+    stream_maxlen: Positive = 10_000  # recordings the stream holds while nobody collects
     retention: Retention = field(default_factory=Retention)
     slo_ms: dict[str, float] = field(default_factory=dict)  # by dotted job name, from enqueue to done
     limits: dict[str, dict[str, float]] = field(default_factory=dict)  # by rule code and limit name

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from jobdoctor import config
+from jobdoctor import config, wire
 from jobdoctor.errors import ConfigError
 
 
@@ -24,6 +24,7 @@ def test_defaults_without_any_file(tmp_path: Path) -> None:
     assert settings == config.Settings()
     assert settings.store == "sqlite:///jobdoctor.db"
     assert settings.redis_url == "redis://localhost:6379/0"
+    assert settings.stream_maxlen == wire.DEFAULT_MAXLEN
 
 
 def test_arguments_beat_the_environment_which_beats_the_file(tmp_path: Path) -> None:

@@ -164,6 +164,9 @@ class Database:
 
     def _said(self, error: exc.DBAPIError) -> StoreError:
         said = _line(error.orig or error)
+        if "no such table: jobdoctor_" in said or ('"jobdoctor_' in said and "does not exist" in said):
+            # Removed under a running collector, which makes them again.
+            return UnavailableStoreError(f"the tables in {self.where} are gone", "run `jobdoctor run` first")
         if self.postgres:
             if isinstance(error, exc.OperationalError | exc.InterfaceError) or error.connection_invalidated:
                 return UnavailableStoreError(f"cannot use {self.where}: {said}", "check the server and the URL")

@@ -7,7 +7,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, and_, bindparam, delete, select, tuple_, update
 
-from jobdoctor.model import Bucket, Quantiles, TraceRow
+from jobdoctor.model import Bucket, TraceRow
 from jobdoctor.store import tables
 from jobdoctor.store.sketch import Sketch
 
@@ -163,9 +163,9 @@ def coarsen(connection: Connection, before_ns: int) -> None:
         merge_in(connection, hours)
 
 
-def quantiles_of_rows(rows: Iterable[TraceRow]) -> tuple[Rollup, Quantiles, Quantiles]:
-    """The same figures for single rows, where no rollup tells them apart (one job id's attempts)."""
+def of_one(rows: Iterable[TraceRow]) -> Rollup:
+    """The rows in one rollup: for one job id's attempts, which stored rollups do not tell apart."""
     whole = Rollup()
     for row in rows:
         whole.count(row)
-    return whole, whole.wait.quantiles(), whole.run.quantiles()
+    return whole

@@ -339,19 +339,18 @@ class Store:
             if known is None:
                 raise self._unknown(job, list(connection.execute(select(tables.jobs.c.job)).scalars()))
             rows = self._trace(connection, job, since_ns, until_ns)
+            executions = self._executions(connection, job, job_id, since_ns, until_ns)
             if job_id is None:
                 whole, buckets = rollups.read(connection, job, since_ns, until_ns)
-                wait_ms, run_ms = whole.wait.quantiles(), whole.run.quantiles()
             else:
                 rows = [row for row in rows if row.job_id == job_id]
-                buckets = []
-                whole, wait_ms, run_ms = rollups.quantiles_of_rows(rows)
+                rows = rows or _oldest_first([trace.row_of(execution) for execution in executions])
+                whole, buckets = rollups.of_one(rows), []
             if not whole.executions:
                 what = f"job id {job_id}" if job_id else repr(job)
                 raise UnknownJobError(
                     f"nothing of {what} in this window of {self.where}", "give an earlier --since, or leave it out"
                 )
-            executions = self._executions(connection, job, job_id, since_ns, until_ns)
             details: list[TraceRow | Execution] = [*rows, *executions]
             from_ns = min([one.enqueued_at_ns for one in details], default=_FOREVER_NS)
             if buckets and buckets[0].at_ns < from_ns:  # rows of the beginning are gone, or it is within that minute
@@ -365,8 +364,8 @@ class Store:
                 to_ns=min(to_ns, until_ns),
                 executions_total=whole.executions,
                 outcomes={name: count for name, count in whole.outcomes.items() if count},
-                wait_ms=wait_ms,
-                run_ms=run_ms,
+                wait_ms=whole.wait.quantiles(),
+                run_ms=whole.run.quantiles(),
                 executions=executions,
                 trace=rows,
                 neighbours=self._neighbours(connection, job, since_ns, until_ns),

@@ -29,6 +29,7 @@ from redis.retry import Retry
 from jobdoctor import wire
 from jobdoctor.errors import StreamError
 from jobdoctor.model import Execution
+from jobdoctor.store import trace
 from jobdoctor.store.database import UnstorableError
 from jobdoctor.store.store import Loss, Store
 
@@ -130,7 +131,9 @@ class StreamReader:
         for entry_id, fields in entries:
             told = wire.lost(fields)
             if told:
-                losses.append(Loss(f"worker:{self._name(entry_id)}", "worker", told))
+                # By the execution: a worker that got no answer writes the same entry twice.
+                name = fields.get(b"id", entry_id).decode("utf-8", "replace")
+                losses.append(Loss(f"worker:{trace.key(name)}", "worker", told))
             try:
                 executions.append((entry_id, wire.decode(fields)))
             except wire.UnreadableEntryError as error:

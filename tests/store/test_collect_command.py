@@ -124,6 +124,23 @@ def test_it_outlives_its_database_connections(
     assert "back again" in lines
 
 
+def test_it_outlives_its_tables(redis_client: redis.Redis, valkey_url: str, store: Store, store_url: str) -> None:
+    started = time.monotonic()
+    lines: list[str] = []
+    with StreamReader(store, valkey_url) as reader:
+        collector = Collector(
+            reader, stopped=lambda: collector.new == 9 or time.monotonic() - started > 30, say=lines.append
+        )
+        put(redis_client, [recent() for _ in range(4)])
+        collector.drain()
+        assert total(store) == 4
+        drop_tables(store_url)
+        put(redis_client, [recent() for _ in range(5)])
+        collector.run()
+        assert total(store) == 5
+    assert f"waiting: the tables in {store.where} are gone" in lines
+
+
 def test_a_locked_file_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(database, "BUSY_TIMEOUT_S", 0.1)
     with Store.open(f"sqlite:///{tmp_path}/store.db") as store:

@@ -155,6 +155,8 @@ def test_one_job_id_alone(store: Store) -> None:
     assert history.outcomes == {"retried": 2}
     assert history.run_ms.max == pytest.approx(10.0)
     assert {one.job_id for one in history.executions} == {row.job_id for row in history.trace} == {"J1"}
+    store.prune(Retention(trace_rows=1))
+    assert store.history(JOB, job_id="J1").executions_total == 2  # from what is kept in full
 
 
 def test_finding_what_is_meant(store: Store) -> None:
@@ -476,6 +478,6 @@ def test_a_store_in_memory() -> None:
 
 def test_rollups_count_every_outcome() -> None:
     rows = [make_row(make_execution(outcome=outcome)) for outcome in tables.OUTCOMES]
-    whole, _, _ = rollups.quantiles_of_rows(rows)
+    whole = rollups.of_one(rows)
     assert whole.executions == 6
     assert whole.failed == 4

@@ -103,12 +103,15 @@ def test_one_recording_that_the_database_refuses_stops_no_other(
 def test_what_writers_dropped_is_counted_once(
     redis_client: redis.Redis, valkey_url: str, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    redis_client.xadd(wire.STREAM_KEY, wire.encode(recent(), lost=4))
+    entry = wire.encode(recent(), lost=4)
+    redis_client.xadd(wire.STREAM_KEY, entry)
     with monkeypatch.context() as patched, StreamReader(store, valkey_url) as reader:
         patched.setattr(StreamReader, "_settle", lambda *_: (_ for _ in ()).throw(UnavailableStreamError("gone")))
         with pytest.raises(UnavailableStreamError):
             reader.step()
         patched.undo()
+        assert reader.step() == (1, 0, 1, 0)
+        redis_client.xadd(wire.STREAM_KEY, entry)  # the worker got no answer and wrote it again
         assert reader.step() == (1, 0, 1, 0)
     assert store.history(JOB).lost == 4
 
