@@ -31,6 +31,18 @@ class TimeRule(Rule):
         "saving below which a finding is never more than info",
         "own: RQ's cost of forking for one job is 10 to 13 ms on the reference machine",
     )
+    many_calls = Limit(
+        100,
+        "calls",
+        "calls for each execution from which systematic_share is enough for a warning",
+        "own: what takes 0.1 ms on the same host takes 1 ms across a network; Scout's 150 ms misses 500 fast queries",
+    )
+    systematic_share = Limit(
+        0.02,
+        "share",
+        "share of the job's time from which a saving is a warning when calls are many or grow with the input",
+        "own: below it, it is progress that a long job writes now and then",
+    )
     critical_ms = Limit(
         1_000,
         "ms",
@@ -44,8 +56,9 @@ class TimeRule(Rule):
         200, "ms", "saving below which a finding is never critical by its share alone", "own: 15 times a fork"
     )
 
-    def severity(self, saving_ms: float, whole_ms: float, *, grows: bool = False) -> Severity:
-        """Weighs a saving against the job's time; ``grows`` says that the cost was seen to grow with the input."""
+    def severity(self, saving_ms: float, whole_ms: float, *, calls: float = 0.0, grows: bool = False) -> Severity:
+        """Weighs a saving against the job's time. ``calls`` is how many would go away for each execution; ``grows``
+        says that their number was seen to grow with the input."""
         limits = self.limits
         part = share(saving_ms, whole_ms)
         if saving_ms < limits.trivial_ms:
@@ -54,7 +67,9 @@ class TimeRule(Rule):
             return "critical"
         if saving_ms >= limits.critical_least_ms and part >= limits.critical_share:
             return "critical"
-        if part >= limits.larger_share or grows:
+        if part >= limits.larger_share:
+            return "warning"
+        if (grows or calls >= limits.many_calls) and part >= limits.systematic_share:
             return "warning"
         if saving_ms >= limits.warning_ms and part >= limits.warning_least_share:
             return "warning"

@@ -31,8 +31,16 @@ def test_severity(saving: float, whole: float, severity: str) -> None:
 
 def test_growth_with_the_input_is_a_warning_unless_it_is_trivial() -> None:
     rule = NPlusOneQuery()
-    assert rule.severity(10, 10_000, grows=True) == "warning"
-    assert rule.severity(9.9, 10_000, grows=True) == "info"
+    assert rule.severity(10, 500, grows=True) == "warning"
+    assert rule.severity(10, 501, grows=True) == "info"
+    assert rule.severity(9.9, 400, grows=True) == "info"
+
+
+def test_very_many_calls_are_a_warning_unless_they_are_trivial() -> None:
+    rule = NPlusOneQuery()
+    assert rule.severity(12, 100, calls=100) == "warning"
+    assert rule.severity(12, 100, calls=99) == "info"
+    assert rule.severity(12, 10_000, calls=5_000) == "info"
 
 
 def test_limits_can_be_overridden() -> None:

@@ -45,6 +45,11 @@ def test_cpu_of_calls_is_not_the_jobs_own() -> None:
     assert ask(CpuBound, [replace(each, ledger=ledger) for each in alike(run_ms=1_000)]) == []
 
 
+def test_a_busy_host_does_not_hide_it() -> None:
+    ledger = {"cpu": 600, "cpu_wait": 800, "sql": 100}
+    assert only(ask(CpuBound, alike(run_ms=1_500, ledger=ledger))).severity == "warning"
+
+
 def test_the_hot_path_passes_through_libraries_and_ends_where_time_spreads() -> None:
     assert [frame.function for frame in hot_path(PROFILE, 0.4)] == ["monthly", "score"]
 

@@ -38,6 +38,12 @@ def test_a_thread_that_sleeps_beside_the_work_is_healthy() -> None:
     assert ask(Sleeping, executions) == []
 
 
+def test_a_thread_that_sleeps_beside_requests_is_healthy() -> None:
+    sleeps = make_group("sleep", count=9, concurrent=9, ms=900)
+    executions = alike(sleeps, make_group("http", ms=950), run_ms=1_000, ledger={"http": 950, "cpu": 50})
+    assert ask(Sleeping, executions) == []
+
+
 def test_the_whole_finding_of_a_poll() -> None:
     poll = make_group("http", count=21, distinct=1, fingerprint="GET http://api.test/exports/{}", ms=100)
     sleeps = make_group("sleep", count=20, ms=2_000, callsite="app/exports.py:30")

@@ -76,7 +76,7 @@ class CommitPerRow(TimeRule):
     ) -> Finding:
         first = calls.first
         growth = round_trips.growth(calls)
-        severity = self.severity(saving[1], whole, grows=growth.proven)
+        severity = self.severity(saving[1], whole, calls=calls.count, grows=growth.proven)
         confidence = 0.85 + 0.07 * growth.proven
         evidence = [
             measure.calls_evidence(

@@ -110,7 +110,7 @@ class NPlusOneHttp(TimeRule):
             evidence.append(Evidence("series", growth.text, {"calls": calls.counts()}))
         evidence.append(measure.execution_evidence(calls.largest_execution, "Most requests of this template"))
         return self.finding(
-            severity=self.severity(saving[1], whole, grows=growth.proven),
+            severity=self.severity(saving[1], whole, calls=calls.count, grows=growth.proven),
             confidence=0.86 + 0.06 * (feeding is not None) + 0.05 * growth.proven,
             title=f"{words_count(calls.count)} requests of {template} from {first.callsite or 'an unknown line'}, "
             "one after the other",

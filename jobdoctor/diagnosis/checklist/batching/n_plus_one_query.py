@@ -107,7 +107,7 @@ class NPlusOneQuery(TimeRule):
         feeding = round_trips.feeding_query(calls, execution)
         growth = round_trips.growth(calls)
         confidence = 0.84 + 0.06 * (feeding is not None) + 0.08 * bool(first.relationship) + 0.05 * growth.proven
-        severity = self.severity(saving[1], whole, grows=growth.proven)
+        severity = self.severity(saving[1], whole, calls=calls.count, grows=growth.proven)
         if not calls.distinct:
             confidence -= 0.25
         evidence = [

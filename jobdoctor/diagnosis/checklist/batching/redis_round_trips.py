@@ -109,7 +109,7 @@ class RedisRoundTrips(TimeRule):
             evidence.append(Evidence("series", growth.text, {"calls": calls.counts()}))
         evidence.append(measure.execution_evidence(calls.largest_execution, "Most commands"))
         return self.finding(
-            severity=self.severity(saving[1], whole, grows=growth.proven),
+            severity=self.severity(saving[1], whole, calls=calls.count, grows=growth.proven),
             confidence=0.86 + 0.08 * growth.proven,
             title=f"{words_count(calls.count)} single Redis commands ({', '.join(shapes[:2])}"
             f"{', ...' if len(shapes) > 2 else ''}) from {place}",

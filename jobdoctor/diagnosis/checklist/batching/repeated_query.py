@@ -74,7 +74,7 @@ class RepeatedQuery(TimeRule):
         different = "always with the same parameters"
         if distinct >= 1.5:
             different = f"with only {words_count(distinct)} different parameter sets"
-        severity = self.severity(wasted, whole, grows=growth.proven)
+        severity = self.severity(wasted, whole, calls=calls.count - distinct, grows=growth.proven)
         if measure.mostly_concurrent(calls):
             severity = "info"
         floor = min(wasted, (calls.count - distinct) * calls.fastest_ms)

@@ -70,7 +70,7 @@ class RowByRowWrite(TimeRule):
     def _describe(self, calls: Calls, saving: tuple[float, float, float], whole: float) -> Finding:
         first = calls.first
         growth = round_trips.growth(calls)
-        severity = self.severity(saving[1], whole, grows=growth.proven)
+        severity = self.severity(saving[1], whole, calls=calls.count, grows=growth.proven)
         evidence = [
             measure.calls_evidence(
                 f"{words_count(calls.count)} writes of one row each take {words_ms(calls.total_ms)} of "

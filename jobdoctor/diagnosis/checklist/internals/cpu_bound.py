@@ -42,7 +42,12 @@ class CpuBound(Rule):
     step = "internals"
     kind = "extract"
 
-    cpu_share = Limit(0.6, "share", "share of the run that is the job's own CPU", "own: clearly the larger part")
+    cpu_share = Limit(
+        0.6,
+        "share",
+        "share of the run, without its waits for a processor, that is the job's own CPU",
+        "own: clearly the larger part",
+    )
     cpu_ms = Limit(200, "ms", "own CPU for each execution, below which nothing is said", "own: 15 times a fork")
     warning_ms = Limit(500, "ms", "own CPU for each execution from which it is a warning", "own: others wait behind it")
     critical_ms = Limit(5_000, "ms", "own CPU from which it is critical", "own: ten times a warning")
@@ -54,7 +59,9 @@ class CpuBound(Rule):
         executions = measure.typical(history)
         run = measure.run_ms(executions)
         cpu = _own_cpu_ms(executions)
-        if cpu < self.limits.cpu_ms or cpu < self.limits.cpu_share * run:
+        # What it waited for a processor it would have computed: a busy host does not make a job less CPU-bound.
+        undisturbed = max(cpu, run - measure.ledger_ms(executions, "cpu_wait"))
+        if cpu < self.limits.cpu_ms or cpu < self.limits.cpu_share * undisturbed:
             return
         profiled = [execution for execution in history.executions if execution.profile and execution.profile.frames]
         # The longest profile has the most samples.

@@ -77,7 +77,8 @@ class Killed(Rule):
         last = max((execution.death or Death()).last_rss_bytes or _last_rss(execution) for execution in executions)
         doing = next((each.death.in_flight for each in executions if each.death and each.death.in_flight), "")
         kind, suspect, text = _advice(cause, death, newest, peak)
-        title = f"{number} of {max(number, history.executions_total)} executions {'was' if number == 1 else 'were'} killed: {suspect}"
+        were = "was" if number == 1 else "were"
+        title = f"{number} of {max(number, history.executions_total)} executions {were} killed: {suspect}"
         facts = [Evidence("fact", f"The suspect: {suspect}", {"cause": cause, "signal": death.signal})]
         if last:
             facts.append(

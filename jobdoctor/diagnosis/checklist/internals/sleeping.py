@@ -111,9 +111,15 @@ class Sleeping(Rule):
 
 
 def _slept_ms(sleeps: Sequence[Calls], executions: Sequence[Execution]) -> float:
-    """Sleep in ms; by the ledger where it knows of any, for a thread may sleep while the job works."""
+    """Sleep in ms; by the ledger where it knows of any, for a thread may sleep while the job works.
+
+    Without it, sleeps that began while another call was in flight are left out.
+    """
     by_ledger = measure.ledger_ms(executions, "sleep")
-    by_calls = sum(each.total_ms for each in sleeps)
+    by_calls = sum(
+        each.total_ms * (1 - sum(g.concurrent for g in each.groups) / sum(g.count for g in each.groups))
+        for each in sleeps
+    )
     if any(part.name == "sleep" for execution in executions for part in execution.ledger):
         return min(by_ledger, by_calls) if by_calls else by_ledger
     return by_calls
