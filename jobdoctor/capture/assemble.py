@@ -323,6 +323,7 @@ def _body(
     locks: list[LockWait],
 ) -> dict[str, Any]:
     """What the ledger needs of the body."""
+    in_flight = _in_flight(recording, clock, observation)
     total_cpu_ns = _total_cpu_ns(observation)
     if recording is None:
         return {"body_cpu_ns": total_cpu_ns, "body_runqueue_ns": _delay(observation.samples)}
@@ -371,10 +372,8 @@ def _body(
         "body_cpu_ns": body_cpu_ns,
         "body_runqueue_ns": body_runqueue_ns,
         "gc_ns": recording.gc_body_ns,
-        "busy": [
-            (clock.at(span.start_ns), clock.at(span.start_ns + span.duration_ns))
-            for span in (*recording.spans, *([recording.in_flight] if recording.in_flight else []))
-        ],
+        "busy": [(clock.at(span.start_ns), clock.at(span.start_ns + span.duration_ns)) for span in recording.spans]
+        + ([(in_flight.start_ns, in_flight.start_ns + in_flight.duration_ns)] if in_flight else []),
     }
 
 

@@ -126,7 +126,7 @@ def _library_name(filename: str) -> str:
 
 def site_of(frame: FrameType | None) -> Site:
     """The site of a call that ``frame`` (or what it was called by) made. Without any application frame: the outermost
-    library frame that is not the interpreter's own machinery."""
+    library frame, or code without a file when there is nothing else."""
     stack: list[str] = []
     callsite = function = ""
     fallback: FrameType | None = None
@@ -144,7 +144,7 @@ def site_of(frame: FrameType | None) -> Site:
             entry = f"{where} {name}"
             if not stack or stack[-1] != entry:
                 stack.append(entry)
-        elif not code.co_filename.startswith("<") and not code.co_filename.startswith(_JOBDOCTOR):
+        elif not code.co_filename.startswith(_JOBDOCTOR) and (fallback is None or not code.co_filename.startswith("<")):
             fallback = frame
         frame = frame.f_back
         depth += 1

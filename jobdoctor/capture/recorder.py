@@ -348,6 +348,17 @@ class Call:
             if foreign(failure):
                 raise
 
+    def let_through(self) -> None:
+        """From now on calls inside this one are recorded too, as if it had begun with ``passthrough``: what it waited
+        for is there, and the job works while it is still open (a response that is read bit by bit)."""
+        recorder = self.recorder
+        if not self.ended and not self.flags & _PASSTHROUGH and self.generation is recorder.generation:
+            with recorder.lock:
+                self.flags |= _PASSTHROUGH
+                recorder.calls_in_flight -= 1
+            if _inside.get() is self:
+                _inside.set(None)
+
 
 _new_call = Call.__new__
 _inside: ContextVar[Call | None] = ContextVar("jobdoctor_call", default=None)

@@ -195,6 +195,27 @@ class TestNesting:
         # Wall time is attributed once: to the higher priority while both are in flight.
         assert read.channel_ns == {"pool": 12, "sql": 10}
 
+    def test_a_call_may_let_others_through_while_it_is_open(self, rec: Recorder, clock: FakeClock) -> None:
+        response = rec.begin(rec.shape("http", "GET", "GET http://api/"))
+        assert response is not None
+        clock.now += 5
+        assert rec.begin(query(rec)) is None
+        response.let_through()
+        response.let_through()
+        clock.now += 5
+        call(rec, query(rec), clock, ns=10)
+        clock.now += 5
+        response.end()
+        call(rec, query(rec, "after"), clock, ns=10)
+        read = recording.read(rec.buffer)
+        assert {group.fingerprint: group.total_ns for group in read.groups} == {
+            "GET http://api/": 25,
+            "SELECT ?": 10,
+            "after": 10,
+        }
+        assert all(group.concurrent == 0 for group in read.groups)
+        assert read.channel_ns == {"http": 15, "sql": 20}
+
     def test_calls_of_threads_are_recorded_beside_each_other(self, rec: Recorder, clock: FakeClock) -> None:
         mine = rec.begin(query(rec))
         clock.now += 10
