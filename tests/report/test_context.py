@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
@@ -194,7 +195,17 @@ def test_distribution_counts_everything_once() -> None:
     assert spread is not None
     assert sum(one.count for one in spread.bins) == len(values)
     assert spread.bins[-1].count == 2
+    assert (spread.bins[0].low_ms, spread.place(0), spread.place(10_000)) == (0.1, 0, 1)
+    assert spread.place(10 ** ((math.log10(0.1) + 4) / 2)) == pytest.approx(0.5)
     assert distribution([5.0]) is None
+
+
+def test_a_narrow_distribution_is_not_blown_up() -> None:
+    spread = distribution([100.0, 100.1, 100.2])
+    assert spread is not None
+    assert spread.to_ms / spread.from_ms == pytest.approx(1.25)
+    assert [one.count for one in spread.bins] == [0, 0, 3, 0, 0]
+    assert distribution([7.0, 7.0]) is not None
 
 
 def test_bar_of_the_ledger_fills_its_width_and_shows_small_parts() -> None:
