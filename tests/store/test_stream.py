@@ -57,6 +57,20 @@ def test_everything_moves_and_nothing_stays(redis_client: redis.Redis, valkey_ur
     assert drain(store, valkey_url) == (0, 0, 0, "")
 
 
+@pytest.mark.parametrize("protocol", [2, 3])
+@pytest.mark.parametrize("count", [1, 3])
+def test_both_protocols(
+    redis_client: redis.Redis, valkey_url: str, sqlite_store: Store, protocol: int, count: int
+) -> None:
+    put(redis_client, [recent() for _ in range(count)])
+    url = f"{valkey_url}?protocol={protocol}"
+    with StreamReader(sqlite_store, url) as dead:
+        assert len(dead._take(0)) == count
+        put(redis_client, [recent()])
+        assert drain(sqlite_store, url, stale_after_s=0.001) == (count + 1, 0, 0, "")
+    assert total(sqlite_store) == count + 1
+
+
 def test_a_second_delivery_changes_nothing(redis_client: redis.Redis, valkey_url: str, store: Store) -> None:
     executions = [recent() for _ in range(50)]
     put(redis_client, executions)
