@@ -50,6 +50,7 @@ def _execution(each: TraceRow, fields: dict[str, Any]) -> Execution:
     execution = make_execution(
         wait_ms=max(0, each.dequeued_at_ns - each.enqueued_at_ns) / MS,
         run_ms=max(0, each.reaped_at_ns - each.dequeued_at_ns) / MS,
+        ledger={"other_wait": max(0, each.reaped_at_ns - each.dequeued_at_ns) / MS},
     )
     error = None
     if each.error_type:
