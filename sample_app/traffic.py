@@ -13,7 +13,7 @@ from sample_app.catalogue import CASES, LANES, QUICK_ROUNDS, Lane, Load
 from sample_app.shop import Shop
 
 #: How long the jobs of one round may take before the demo gives up, in seconds.
-PATIENCE_S = 60.0
+PATIENCE_S = 120.0
 POLL_S = 0.01
 #: Between the end of a job, as RQ sees it, and the worker's asking for the next one.
 BREATH_S = 0.03

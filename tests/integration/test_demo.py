@@ -1,0 +1,82 @@
+"""The proof: every planted illness is found in its sick job, and nothing is found in its healthy twin."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sample_app.catalogue import CASES
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
+
+
+@pytest.fixture(scope="module")
+def reports(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("reports")
+
+
+@pytest.fixture(scope="module")
+def run(reports: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "jobdoctor", "demo", "--quick", "--format", "json", "--output", str(reports)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=380, check=False)
+
+
+@pytest.fixture(scope="module")
+def outcome(run: subprocess.CompletedProcess[str]) -> dict[str, Any]:
+    assert run.stdout, run.stderr
+    answer: dict[str, Any] = json.loads(run.stdout)
+    return answer
+
+
+def test_every_planted_illness_is_found(outcome: dict[str, Any]) -> None:
+    assert outcome["missed"] == []
+    assert [case["code"] for case in outcome["cases"]] == [case.code for case in CASES]
+    for case in outcome["cases"]:
+        assert case["code"] in {finding["code"] for finding in case["sick"]["findings"]}
+
+
+def test_no_false_alarm_in_a_healthy_twin(outcome: dict[str, Any]) -> None:
+    assert outcome["false_alarms"] == []
+    for case in outcome["cases"]:
+        assert {finding["severity"] for finding in case["healthy"]["findings"]} <= {"info"}
+
+
+def test_it_ends_well_and_quietly(run: subprocess.CompletedProcess[str], outcome: dict[str, Any]) -> None:
+    assert (run.returncode, run.stderr) == (0, "")
+    assert outcome["found"] == outcome["planted"] == len(CASES)
+
+
+def test_every_job_has_its_report(outcome: dict[str, Any], reports: Path) -> None:
+    index = (reports / "index.html").read_text(encoding="utf-8")
+    for case in outcome["cases"]:
+        for patient in (case["sick"], case["healthy"]):
+            report = Path(patient["report"])
+            assert report.parent == reports
+            assert patient["job"] in report.read_text(encoding="utf-8")
+            assert f'href="{report.name}"' in index
+
+
+def test_no_recording_was_lost(outcome: dict[str, Any]) -> None:
+    """Each job ran as often as the shop enqueued it, retries included."""
+    for case in outcome["cases"]:
+        assert case["healthy"]["executions"] >= 3
+        assert case["sick"]["executions"] >= 5
+
+
+def test_nothing_is_left_running(outcome: dict[str, Any], reports: Path) -> None:
+    left = []
+    for process in Path("/proc").iterdir():
+        if not process.name.isdigit():
+            continue
+        try:
+            command = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        except OSError:
+            continue
+        if str(reports) in command:
+            left.append(command)
+    assert left == []

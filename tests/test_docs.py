@@ -1,0 +1,78 @@
+"""The documentation cannot rot: commands, options, rules, settings and variables are in the README or in their help."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import click
+import pytest
+
+from jobdoctor import __version__, config
+from jobdoctor.cli.main import COMMANDS, cli
+from jobdoctor.diagnosis import registry
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+CHANGELOG = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_is_in_the_readme(name: str) -> None:
+    assert re.search(rf"`jobdoctor {name}\b", README)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_and_option_has_help(name: str) -> None:
+    command = cli.get_command(click.Context(cli), name)
+    assert command is not None
+    assert command.help
+    for parameter in command.params:
+        if isinstance(parameter, click.Option):
+            assert parameter.help, f"jobdoctor {name} {parameter.opts}"
+
+
+def test_every_command_the_readme_names_exists() -> None:
+    assert set(re.findall(r"`jobdoctor ([a-z]+)", README)) <= set(COMMANDS)
+
+
+@pytest.mark.parametrize("code", registry.RULES)
+def test_every_rule_is_in_the_readme(code: str) -> None:
+    assert re.search(rf"\| {code} \| {registry.load_rule(code).name} \|", README)
+
+
+def test_every_rule_the_readme_names_exists() -> None:
+    assert set(re.findall(r"\| (JD\d{3}) \|", README)) == set(registry.RULES)
+
+
+@pytest.mark.parametrize("name", [*config.Settings.__struct_fields__, *config.Retention.__struct_fields__])
+def test_every_setting_is_in_the_readme(name: str) -> None:
+    assert re.search(rf"\b{name}\b", README)
+
+
+def test_every_variable_the_tests_read_is_documented() -> None:
+    text = README + (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    for variable in ("JOBDOCTOR_TEST_REDIS_URL", "JOBDOCTOR_TEST_POSTGRES_URL", "RQ_WORKER_CLASS"):
+        assert variable in text
+
+
+def test_relative_links_lead_somewhere() -> None:
+    for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md"):
+        text = (ROOT / name).read_text(encoding="utf-8")
+        for target in re.findall(r"\]\(([^)#]+)\)", text):
+            if "://" not in target:
+                assert (ROOT / target).exists(), f"{name}: {target}"
+
+
+def test_the_changelog_knows_this_version() -> None:
+    released = re.findall(r"^## \[(.+?)\]", CHANGELOG, re.MULTILINE)
+    assert released[0] == "Unreleased"
+    assert "dev" in __version__ or __version__ in released
+
+
+def test_every_target_of_the_makefile_is_explained() -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    targets = re.search(r"^\.PHONY: (.+)$", makefile, re.MULTILINE)
+    assert targets
+    for target in targets[1].split():
+        assert re.search(rf"^{target}:.*## \w", makefile, re.MULTILINE)
