@@ -22,7 +22,7 @@ def mixed(long_s: float = 10.0, *, short_s: float = 0.1, shorts: int = 3, rounds
     return served(arrivals)
 
 
-def test_the_split_and_what_it_gives_back() -> None:
+def test_fires_with_the_split_and_what_it_gives_back() -> None:
     finding = only(ask(mixed()))
     assert finding.severity == "warning"
     assert "Runs 100 ms but waits 10.1 s" in finding.title
@@ -59,7 +59,7 @@ def test_with_stuck_behind_heavy_jobs_there_is_one_main_finding() -> None:
     ],
     ids=["five times", "less", "half are short", "two long ones", "wait", "wait below"],
 )
-def test_around_each_limit(rows: list[TraceRow], fires: bool) -> None:
+def test_at_and_just_below_each_limit(rows: list[TraceRow], fires: bool) -> None:
     assert bool(ask(rows)) is fires
 
 

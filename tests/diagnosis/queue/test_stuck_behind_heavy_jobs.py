@@ -28,7 +28,7 @@ def behind(
     )
 
 
-def test_names_the_heavy_job_and_its_share() -> None:
+def test_fires_and_names_the_heavy_job_with_its_share() -> None:
     finding = only(ask(behind(20)))
     assert finding.severity == "warning"
     assert finding.where == "around"
@@ -81,7 +81,7 @@ def test_waits_behind_another_queue_of_the_same_worker_count() -> None:
     ],
     ids=["wait", "wait below", "three times its run", "less", "two runs of wait", "less than two"],
 )
-def test_around_each_limit(rows: list[TraceRow], fires: bool) -> None:
+def test_at_and_just_below_each_limit(rows: list[TraceRow], fires: bool) -> None:
     assert bool(ask(rows)) is fires
 
 

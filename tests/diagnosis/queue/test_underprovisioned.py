@@ -30,7 +30,7 @@ def poisson(number: int, rate: float, mean_run: float, workers: int = 1, seed: i
     return served(arrivals, workers)
 
 
-def test_twice_the_load_that_one_worker_can_do() -> None:
+def test_fires_on_twice_the_load_that_one_worker_can_do() -> None:
     finding = only(ask(steady(60, 0.5, 1.0)))
     assert finding.title.startswith("2.0 workers' worth of jobs arrive on queue default, 1 worker is there")
     data = finding.evidence[0].data
@@ -82,7 +82,7 @@ def test_near_capacity_for_a_whole_window() -> None:
     ],
     ids=["5% over", "3% over", "25 arrivals", "24", "a quarter of the time", "a sixth: a burst"],
 )
-def test_around_each_limit(rows: list[TraceRow], fires: bool) -> None:
+def test_at_and_just_below_each_limit(rows: list[TraceRow], fires: bool) -> None:
     assert bool(ask(rows)) is fires
 
 

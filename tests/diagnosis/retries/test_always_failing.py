@@ -21,7 +21,7 @@ def ended(number: int, outcome: str = "failed", *, at: float = 0.0, **fields: st
     return [r for n in range(number) for r in attempts(f"{outcome}-{at}-{n}", (outcome,), at=at + n, **details)]
 
 
-def test_every_execution_failed() -> None:
+def test_fires_when_every_execution_failed() -> None:
     finding = only(ask(ended(8)))
     assert finding.severity == "critical"
     assert finding.title == "All 8 executions failed, mostly with KeyError"

@@ -24,7 +24,7 @@ def jobs(
     return [r for n in range(number) for r in attempts(f"job-{n}", outcomes, at=n * gap, pauses=pauses)]
 
 
-def test_retries_at_once_that_fail_again() -> None:
+def test_fires_on_retries_at_once_that_fail_again() -> None:
     finding = only(ask(jobs(8, AGAIN), execution=policy(0)))
     assert finding.severity == "warning"
     assert "16 retries" in finding.title

@@ -28,7 +28,7 @@ def fine(number: int, at: float = 0.0) -> list[TraceRow]:
     return [r for n in range(number) for r in attempts(f"fine-{n}", ("finished",), at=at + n)]
 
 
-def test_a_refused_card_is_not_accepted_at_the_fourth_attempt() -> None:
+def test_fires_on_a_refused_card_tried_four_times() -> None:
     finding = only(ask([*stuck(3), *fine(5)]))
     assert finding.severity == "warning"
     assert finding.title == "9 attempts repeated HTTPError 402, which cannot go away, and none succeeded"

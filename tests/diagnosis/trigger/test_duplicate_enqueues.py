@@ -33,7 +33,7 @@ def edits(products: int, saves: int, gap: float = 2.0, **fields: object) -> list
     ]
 
 
-def test_products_saved_thrice() -> None:
+def test_fires_on_products_saved_thrice() -> None:
     finding = only(ask(edits(8, 3)))
     assert finding.severity == "warning"
     assert finding.title == "16 of 24 jobs repeat one with the same arguments"

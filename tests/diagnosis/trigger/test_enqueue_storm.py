@@ -30,7 +30,7 @@ def burst(count: int, gap: float = 0.0007, at: float = 0.0, **fields: object) ->
     return served([(at + n * gap, MAIL, 0.02) for n in range(count)], **details)
 
 
-def test_the_job_that_enqueues_one_by_one() -> None:
+def test_fires_on_the_job_that_enqueues_one_by_one() -> None:
     finding = only(ask(EnqueueStorm, alike(enqueues(200, 140), run_ms=180)))
     assert finding.severity == "warning"
     assert finding.where == "inside"
@@ -97,7 +97,7 @@ def test_a_stall_within_the_loop_does_not_hide_it() -> None:
     ],
     ids=["50", "49", "within a second", "slower", "one by one", "together"],
 )
-def test_around_each_limit(rows: list[TraceRow], fires: bool) -> None:
+def test_at_and_just_below_each_limit(rows: list[TraceRow], fires: bool) -> None:
     assert bool(children(rows)) is fires
 
 

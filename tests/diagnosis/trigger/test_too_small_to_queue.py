@@ -29,7 +29,7 @@ def small(number: int = 8, *, body_ms: float = 0.5, run_ms: float = 14.0, **fiel
     ]  # fmt: skip
 
 
-def test_the_queueing_costs_more_than_the_work() -> None:
+def test_fires_when_the_queueing_costs_more_than_the_work() -> None:
     finding = only(ask(small()))
     assert finding.severity == "info", "few executions do not matter"
     assert finding.title == "0.5 ms of work cost 14 ms of a worker around it"
@@ -59,7 +59,7 @@ def test_many_of_them_are_a_warning() -> None:
     ],
     ids=["body", "more", "ratio", "less", "slowest", "slower"],
 )
-def test_around_each_limit(executions: list[Execution], fires: bool) -> None:
+def test_at_and_just_below_each_limit(executions: list[Execution], fires: bool) -> None:
     assert bool(ask(executions)) is fires
 
 
