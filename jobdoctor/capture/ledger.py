@@ -9,7 +9,7 @@ phase other than the body belongs to that phase, whatever was done in it. The bo
 2. CPU outside of calls is ``cpu`` (of it, garbage collection is ``gc``). CPU that other threads used while the job
    waited in a call overlaps with that wait: wall time is counted once, as the wait, and the overlap is left out.
 3. Run-queue delay is ``cpu_wait``: first of the time outside of calls; what does not fit there was spent waking up from
-   calls, and is taken off their waits evenly.
+   calls, and is taken off their waits evenly, off sleeps last.
 4. What then remains was blocked in the kernel outside of any probe, as far as samples show it (``other_wait``, with
    what it was blocked in), and else ``unexplained``.
 """
@@ -145,9 +145,12 @@ def _divide(inputs: LedgerInputs, bodies: list[tuple[int, int]], put: _Put) -> N
     delayed = min(delay, outside)
     outside -= delayed
     waking = min(delay - delayed, sum(waits.values()))
-    if waking:
-        for channel, ns in _share(waking, waits).items():
-            waits[channel] -= ns
+    # A sleep ends late by one wake-up at most: its length was chosen. Other waits give way first.
+    chosen = {channel: ns for channel, ns in waits.items() if channel == "sleep"}
+    others = {channel: ns for channel, ns in waits.items() if channel not in chosen}
+    from_others = min(waking, sum(others.values()))
+    for channel, ns in (*_share(from_others, others).items(), *_share(waking - from_others, chosen).items()):
+        waits[channel] -= ns
     put("cpu_wait", "", delayed + waking)
 
     # Waits that probes saw.

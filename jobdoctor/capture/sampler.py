@@ -89,6 +89,8 @@ class _ProcReader:
             wait = self._wait(stat[0])
         except OSError:
             return None
+        if len(memory) < 2 or memory[1] == b"0":
+            return None  # it has given its memory back: it is about to be gone
         exact, delayed = (int(scheduled[0]), int(scheduled[1])) if len(scheduled) >= 2 else (0, 0)
         threads = int(stat[17])
         ticks = (int(stat[11]) + int(stat[12])) * _TICK_NS
@@ -103,7 +105,7 @@ class _ProcReader:
         return Sample(
             at_ns=time.perf_counter_ns(),
             cpu_ns=self.cpu_ns,
-            rss_bytes=int(memory[1]) * _PAGE if len(memory) > 1 else 0,
+            rss_bytes=int(memory[1]) * _PAGE,
             runqueue_ns=delayed,
             wait=wait,
             read_bytes=read_bytes,

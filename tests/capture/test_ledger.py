@@ -116,6 +116,11 @@ def test_run_queue_delay_beyond_the_time_outside_of_calls_was_spent_waking_up() 
         phases=[Phase("body", 0, 1_000)], channel_ns={"sql": 600, "http": 300}, body_cpu_ns=0, body_runqueue_ns=400
     )
     assert parts == {("cpu_wait", ""): 400, ("sql", ""): 400, ("http", ""): 200}
+    # The length of a sleep was chosen by the job.
+    parts = ledger(
+        phases=[Phase("body", 0, 1_000)], channel_ns={"sql": 200, "sleep": 800}, body_cpu_ns=0, body_runqueue_ns=300
+    )
+    assert parts == {("cpu_wait", ""): 300, ("sleep", ""): 700}
 
 
 def test_sql_blocked_by_another_session_is_lock_time() -> None:
