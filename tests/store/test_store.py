@@ -240,7 +240,8 @@ def test_the_blocking_job_is_found_by_its_session(store: Store) -> None:
     now_ns = time.time_ns()
     holder = recent(seconds_ago=100, now_ns=now_ns, job="app.report", run_ms=20_000)
     holder = replace(holder, sessions=[DatabaseSession(backend, 0, 20_000 * MS)])
-    earlier = recent(seconds_ago=500, now_ns=now_ns, job="app.earlier", sessions=[DatabaseSession(backend, 0, 50 * MS)])
+    ended = [DatabaseSession(backend, 0, 50 * MS), DatabaseSession("postgresql://db:5432/app#13", 0, 50 * MS)]
+    earlier = recent(seconds_ago=500, now_ns=now_ns, job="app.earlier", sessions=ended)
     waiting = recent(
         seconds_ago=95,
         now_ns=now_ns,
@@ -249,14 +250,15 @@ def test_the_blocking_job_is_found_by_its_session(store: Store) -> None:
         locks=[
             LockWait("row", "postgresql://db:5432/app", 5_000 * MS, start_ns=100 * MS, blocking_backend=backend),
             LockWait("row", "postgresql://db:5432/app", 5, blocking_backend="postgresql://db:5432/app#12"),
+            LockWait("row", "postgresql://db:5432/app", 5, blocking_backend="postgresql://db:5432/app#13"),
         ],
     )
     store.add([waiting])
     assert store.history(JOB).executions[0].locks[0].blocking_job == ""
     store.add([holder, earlier])
-    first, second = store.history(JOB).executions[0].locks
+    first, second, third = store.history(JOB).executions[0].locks
     assert (first.blocking_job, first.blocking_execution_id) == ("app.report", holder.id)
-    assert second.blocking_job == ""
+    assert second.blocking_job == third.blocking_job == ""  # never seen; ended before
     assert store.execution(waiting.id).locks[0].blocking_job == "app.report"
 
 

@@ -150,6 +150,24 @@ def test_entries_cut_by_the_bound_are_counted(redis_client: redis.Redis, valkey_
     assert store.history(JOB).lost == 13
 
 
+def test_what_a_collector_has_in_its_hands_is_not_lost(
+    redis_client: redis.Redis, valkey_url: str, sqlite_store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(redis_client, [recent() for _ in range(6)])
+    add = Store.add
+    heard: list[int] = []
+
+    def add_while_the_stream_is_cut(self: Store, *arguments: object, **options: object) -> object:
+        redis_client.xtrim(wire.STREAM_KEY, maxlen=1, approximate=False)
+        heard.append(reader.count_trimmed())
+        return add(self, *arguments, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Store, "add", add_while_the_stream_is_cut)
+    with StreamReader(sqlite_store, valkey_url) as reader:
+        assert reader.step().new == 6
+        assert [*heard, reader.count_trimmed()] == [0, 0]
+
+
 def test_a_failed_commit_is_taken_again(
     redis_client: redis.Redis, valkey_url: str, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
