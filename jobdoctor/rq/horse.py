@@ -1,12 +1,14 @@
 """What is recorded in the process that runs the job: its phases, its result, its exception, its outcome.
 
-``Horse`` lives in the work horse (or in a SimpleWorker itself). It reaches into RQ by shadowing three attributes on the
-*instance* of the job, and calls the originals: RQ always passes its own job class, and a class attribute would be lost.
-Tracebacks are freed of our frames, so that what RQ stores for a failed job reads as without us.
+``Horse`` lives in the work horse (or in a SimpleWorker itself). It reaches into RQ by shadowing attributes on the
+*instance* of the job (RQ always passes its own job class, and a class attribute would be lost) and, while the job runs,
+the function by which RQ imports. The originals are called with what RQ passed. Tracebacks are freed of our frames, so
+that what RQ stores for a failed job reads as without us.
 """
 
 from __future__ import annotations
 
+import importlib
 import os
 import time
 from collections.abc import Callable
@@ -24,6 +26,8 @@ from jobdoctor.rq.guard import Guard
 from jobdoctor.rq.names import dotted
 from jobdoctor.rq.probing import probe_statuses
 
+#: The module of RQ that resolves a job's function; what it imports from elsewhere in RQ is replaced for a while.
+_job_module: Any = importlib.import_module("rq.job")
 #: Results larger than this are not hashed: a few milliseconds for each of them.
 _DIGEST_BYTES = 4 * 1024 * 1024
 _SHADOWED = ("_deserialize_data", "perform", "_execute", "send_webhooks")
@@ -52,6 +56,8 @@ class Horse:
         self.max_retries: int | None = None
         self._probes: list[ProbeStatus] = []
         self._known_problems = len(guard.problems)
+        self._resolving = False
+        self._import_attribute: Callable[..., Any] | None = None
         self._profile: stack_profile.StackProfile | None = None
 
     # -- life
@@ -104,6 +110,8 @@ class Horse:
         if getattr(job, "webhooks", None):
             shadows["send_webhooks"] = self._calling_back(job.send_webhooks)
         job.__dict__.update(shadows)
+        self._import_attribute = _job_module.import_attribute
+        _job_module.import_attribute = self._importing(_job_module.import_attribute)
         if self.profile_path:
             import pyinstrument  # noqa: F401 -- here, before the job's timeout begins to count
 
@@ -111,6 +119,9 @@ class Horse:
         """Takes the shadows off."""
         for name in _SHADOWED:
             job.__dict__.pop(name, None)
+        if self._import_attribute is not None:
+            _job_module.import_attribute = self._import_attribute
+            self._import_attribute = None
 
     def _deserializing(self, original: Callable[..., Any]) -> Callable[..., Any]:
         def deserialize(*args: Any, **kwargs: Any) -> Any:
@@ -144,23 +155,34 @@ class Horse:
         return perform
 
     def _executing(self, job: Job, original: Callable[..., Any]) -> Callable[..., Any]:
-        # RQ resolves the function, importing its module, in the same step that calls it. It is resolved here first,
-        # with the same context and the same errors; RQ's own look-up then finds the module imported. A method's or
-        # somebody's own way of resolving is not called twice: the import then counts as part of the body.
-        resolves = type(job).func is Job.func
+        # RQ imports the job's module in the step that calls the job. A method's class was imported with its instance,
+        # and who resolves functions in another way does it within the body.
+        imports = type(job).func is Job.func
 
         def execute(*args: Any, **kwargs: Any) -> Any:
+            self._resolving = imports and job._instance is None
+            self.mark("import" if self._resolving else "body")
             try:
-                if resolves and job._instance is None:
-                    self.mark("import")
-                    job.func  # noqa: B018 -- evaluated for its import
-                self.mark("body")
                 return original(*args, **kwargs)
             except BaseException as error:
                 _without_own_frame(error)
                 raise
 
         return execute
+
+    def _importing(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        def import_attribute(*args: Any, **kwargs: Any) -> Any:
+            try:
+                found = original(*args, **kwargs)
+            except BaseException as error:
+                _without_own_frame(error)
+                raise
+            if self._resolving:
+                self._resolving = False
+                self.mark("body")
+            return found
+
+        return import_attribute
 
     def _calling_back(self, original: Callable[..., Any]) -> Callable[..., Any]:
         def send_webhooks(*args: Any, **kwargs: Any) -> Any:
