@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from jobdoctor._version import __version__
 from jobdoctor.model import (
@@ -42,6 +43,8 @@ SHOWN_ERRORS = 12
 SHOWN_TRIGGERS = 12
 #: Main findings on the report's first screen.
 TOP_FINDINGS = 3
+#: When the run is a smaller share of the wall time than this, it gets a bar of its own.
+ZOOM_BELOW_SHARE = 0.4
 
 #: What a reader reads for the ledger's part names.
 PART_TITLES = {
@@ -82,11 +85,17 @@ class LedgerEntry(Struct, frozen=True):
 
 
 class Ledger(Struct, frozen=True):
-    """``entries`` has one line for each part and detail, in DESIGN's order; ``bar`` one for each part."""
+    """``entries`` has one line for each part and detail, in the model's order; ``bar`` one for each part.
+
+    ``run_bar`` has the parts without the queue wait, as shares of the run, where the wait is so long that the bar
+    shows nothing else; it is empty otherwise.
+    """
 
     wall_ms: float
     entries: list[LedgerEntry]
     bar: list[LedgerEntry]
+    run_ms: float
+    run_bar: list[LedgerEntry]
     inside_ms: float
     around_ms: float
     unexplained_share: float
@@ -111,13 +120,12 @@ class StepView(Struct, frozen=True):
     @property
     def status(self) -> Status:
         """The most telling status of its checks."""
-        for status in ("found", "crashed", "not_checked"):
-            if self.counts.get(status, 0):
-                # One rule that could not look does not hide that the others did, and found nothing.
-                if status == "not_checked" and self.counts.get("clear", 0):
-                    continue
-                return status
-        return "clear" if self.checks else "not_checked"
+        if self.counts.get("found"):
+            return "found"
+        if self.counts.get("crashed"):
+            return "crashed"
+        # One rule that could not look does not hide that the others did; most of them do.
+        return "clear" if self.counts.get("clear", 0) > self.counts.get("not_checked", 0) else "not_checked"
 
 
 class LockRow(Struct, frozen=True):
@@ -217,7 +225,7 @@ class ReportContext(Struct, frozen=True):
     wait_ms: Quantiles
     run_ms: Quantiles
     slo_ms: float | None
-    saving_ms: float  # of the main findings together, at most the wall time
+    saving_ms: float  # of the main findings above info together, at most the wall time
     ledger: Ledger
     findings: list[FindingView]  # main ones, best first, related ones below them
     top: list[FindingView]
@@ -268,7 +276,9 @@ def build_context(diagnosis: Diagnosis, source_root: Path | None = None) -> Repo
         wait_ms=history.wait_ms,
         run_ms=history.run_ms,
         slo_ms=history.slo_ms,
-        saving_ms=min(ledger.wall_ms, sum(view.finding.saving_ms.mid for view in findings)),
+        saving_ms=min(
+            ledger.wall_ms, sum(view.finding.saving_ms.mid for view in findings if view.finding.severity != "info")
+        ),
         ledger=ledger,
         findings=findings,
         top=[view for view in findings if view.finding.severity != "info"][:TOP_FINDINGS] or findings[:1],
@@ -307,10 +317,16 @@ def _ledger(parts: Sequence[LedgerPart]) -> Ledger:
     bar = [entry(name, "", ns) for name, ns in sums.items() if ns > 0]
     around_ns = sum(ns for name, ns in sums.items() if name in AROUND_PARTS)
     unexplained_ns = sums.get("unexplained", 0)
+    run_ns = wall_ns - sums.get("queue_wait", 0)
+    of_run = [replace(one, share=one.ms * 1e6 / max(1, run_ns)) for one in bar if one.name != "queue_wait"]
     return Ledger(
         wall_ms=wall_ns / 1e6,
         entries=entries,
         bar=bar,
+        run_ms=run_ns / 1e6,
+        run_bar=[replace(one, share=one.ms * 1e6 / run_ns) for one in bar if one.name != "queue_wait"]
+        if zoomed
+        else [],
         inside_ms=(wall_ns - around_ns - unexplained_ns) / 1e6,
         around_ms=around_ns / 1e6,
         unexplained_share=unexplained_ns / wall_ns if wall_ns else 0.0,

@@ -11,7 +11,7 @@ from importlib.resources import files
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 from msgspec import Struct
 from pygments import highlight
 from pygments.formatters import HtmlFormatter
@@ -33,6 +33,9 @@ STATUS_TITLES = {"found": "Found", "clear": "Clear", "not_checked": "Not checked
 
 #: What becomes part of the names of CSS classes: words of ours only, never a recorded name.
 _CLASS_WORD = re.compile(r"[^a-z_]")
+
+#: The opening one may not follow a word, so that an odd backtick in a name stays what it is.
+_BACKTICKS = re.compile(r"(?<!\w)`([^`\n]{1,120})`")
 
 _SQL = re.compile(r"^\s*(SELECT|INSERT|UPDATE|DELETE|CREATE|ALTER|WITH|SET|EXPLAIN)\b")
 _SHELL = re.compile(r"^\s*(\$ |rq |jobdoctor |pip |export |[A-Z_]+=\S+ \w)")
@@ -71,6 +74,11 @@ def code_lines(lines: Sequence[str]) -> list[Markup]:
     return [Markup(line) for line in marked] + [Markup("")] * (len(lines) - len(marked))  # noqa: S704
 
 
+def prose(text: str) -> Markup:
+    """A sentence with what stands in backticks as code."""
+    return Markup(_BACKTICKS.sub(r"<code>\1</code>", str(escape(words.clean(text)))))  # noqa: S704 -- escaped before
+
+
 def _language(text: str) -> str:
     if _SQL.match(text):
         return "sql"
@@ -105,6 +113,7 @@ def _environment() -> Environment:
         "instant": words.instant,
         "iso": words.iso,
         "code": code_html,
+        "prose": prose,
         "class_word": _class_word,
         "shown": shown,
         "stack": charts.stack,

@@ -56,6 +56,19 @@ def test_ledger_sides_and_shares() -> None:
     assert sum(entry.share for entry in ledger.bar) == pytest.approx(1)
 
 
+def test_the_run_gets_a_bar_of_its_own_behind_a_long_wait() -> None:
+    parts = [LedgerPart("queue_wait", "", 90 * MS), LedgerPart("cpu", "", 8 * MS), LedgerPart("sql", "", 2 * MS)]
+    ledger = build_context(replace(diagnoses.rich(), ledger=parts)).ledger
+    assert [(entry.name, entry.share) for entry in ledger.run_bar] == [("cpu", 0.8), ("sql", 0.2)]
+    assert ledger.run_ms == 10
+    assert build_context(diagnoses.rich()).ledger.run_bar == []
+
+
+def test_info_is_not_counted_as_time_to_give_back() -> None:
+    info = replace(diagnoses.BEHIND, severity="info")
+    assert build_context(replace(diagnoses.rich(), findings=[diagnoses.SLOW_API, info])).saving_ms == 240
+
+
 def test_steps_come_in_order_with_the_most_telling_status() -> None:
     steps = build_context(diagnoses.rich()).steps
     assert [step.step for step in steps] == [
@@ -74,6 +87,11 @@ def test_steps_come_in_order_with_the_most_telling_status() -> None:
     only = [Check("locks", "JD501", "database-lock-wait", "not_checked", "no PostgreSQL")]
     steps = build_context(replace(diagnoses.rich(), checklist=only, findings=[])).steps
     assert {step.status for step in steps} == {"not_checked"}
+    half = [*only, Check("locks", "JD502", "application-lock-wait", "clear")]
+    most = [*half, Check("locks", "JD503", "pool-wait", "clear")]
+    for checks, status in ((half, "not_checked"), (most, "clear")):
+        steps = build_context(replace(diagnoses.rich(), checklist=checks, findings=[])).steps
+        assert steps[4].status == status
 
 
 def test_a_related_finding_stands_below_its_main_one_and_in_its_own_step() -> None:

@@ -215,6 +215,12 @@ def test_snippets_are_highlighted_as_what_they_are(snippet: str, language: str) 
     assert re.sub(r"<[^>]+>", "", str(html_report.code_html(snippet))).replace("&#39;", "'") == snippet
 
 
+def test_backticks_become_code_and_nothing_else_does() -> None:
+    said = html_report.prose("use `a < b` and `x`, not <b>, it`s `")
+    assert str(said) == "use <code>a &lt; b</code> and <code>x</code>, not &lt;b&gt;, it`s `"
+    assert str(html_report.prose("`<script>`\x1b")) == "<code>&lt;script&gt;</code>\N{REPLACEMENT CHARACTER}"
+
+
 def test_code_lines_are_one_for_each_line() -> None:
     lines = ["def x():", '    """a', "", '    b"""', "<script>"]
     marked = html_report.code_lines(lines)
