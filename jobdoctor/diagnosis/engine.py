@@ -132,7 +132,8 @@ def group(findings: Sequence[Finding], related: Mapping[str, Sequence[str]]) -> 
     """Makes findings that tell of one illness part of its main finding.
 
     A finding belongs under another when its rule names the other's code in ``related_to``, both stand at one callsite
-    or one target, the other is at least as grave, and at one target only: it explains most of the finding's time.
+    or one target, the other is at least as grave, and at one target only: it explains most of the finding's time. A
+    finding about the whole job names no place and stands everywhere, under the same condition.
     Where two rules name each other, the one that would give back more is the main one.
     """
     owners: dict[int, int] = {}
@@ -166,18 +167,17 @@ def _owns(main: Finding, finding: Finding, *, mutual: bool) -> bool:
         return False
     if mutual and _weight(main) >= _weight(finding):
         return False
-    if main.callsite and main.callsite == finding.callsite:
-        return True
     if not _places(main, "callsite").isdisjoint(_places(finding, "callsite")):
         return True
-    if _places(main, "target").isdisjoint(_places(finding, "target")):
+    whole_job = not all(_places(each, "target") or _places(each, "callsite") for each in (main, finding))
+    if not whole_job and _places(main, "target").isdisjoint(_places(finding, "target")):
         return False
     return main.cost_ms >= EXPLAINED_SHARE * finding.cost_ms
 
 
 def _places(finding: Finding, key: str) -> set[str]:
     """The callsites or targets that a finding's tables of calls and locks name."""
-    places: set[str] = set()
+    places = {finding.callsite} if key == "callsite" and finding.callsite else set()
     for evidence in finding.evidence:
         rows = evidence.data.get("groups", ())
         places.update(str(row[key]) for row in rows if isinstance(row, dict) and row.get(key))

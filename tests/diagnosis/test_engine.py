@@ -37,7 +37,7 @@ class Stub(Rule):
         target: str = "",
     ) -> Stub:
         """Adds a finding."""
-        data = {"groups": [{"target": target, "callsite": callsite}]}
+        data = {"groups": [{"target": target, "callsite": callsite}]} if target or callsite else {}
         made = self.finding(
             severity=severity,
             confidence=confidence,
@@ -198,6 +198,13 @@ def test_on_one_target_the_main_finding_must_explain_most_of_the_time() -> None:
 
     assert parts(500)["JD903"] == "JD901"
     assert parts(499)["JD903"] is None
+
+
+@pytest.mark.parametrize(("cost_ms", "owner"), [(50, "JD901"), (49, None)])
+def test_findings_about_the_whole_job_stand_everywhere(cost_ms: float, owner: str | None) -> None:
+    rules = [Related().give(cost_ms=100, callsite="a:1"), Stub().give(cost_ms=cost_ms)]
+    parts = {finding.code: finding.part_of for finding in diagnose(make_history(), rules=rules).findings}
+    assert parts["JD903"] == owner
 
 
 @pytest.mark.parametrize(

@@ -59,6 +59,19 @@ def test_the_ledger_bounds_calls_that_overlap() -> None:
     )
 
 
+def test_a_busy_host_does_not_hide_it() -> None:
+    ledger = {"http": 560, "cpu": 100, "cpu_wait": 700}
+    finding = only(ask(SlowDependency, alike(make_group("http", ms=900), run_ms=1_360, ledger=ledger)))
+    assert (finding.severity, finding.cost_ms) == ("warning", 560)
+
+
+def test_calls_beside_one_another_already_are_mentioned_only() -> None:
+    lines = [make_group("http", ms=600, concurrent=1, callsite=f"app/tasks.py:{line}") for line in (1, 2)]
+    ledger = [LedgerPart("http", "http://api.test", 700 * MS), LedgerPart("cpu", "", 100 * MS)]
+    executions = [replace(each, ledger=ledger) for each in alike(*lines, run_ms=800)]
+    assert only(ask(SlowDependency, executions)).severity == "info"
+
+
 def test_time_of_many_small_calls_is_mentioned_only() -> None:
     assert only(ask(SlowDependency, alike(make_group(count=400, ms=900), run_ms=1_000))).severity == "info"
 

@@ -41,37 +41,51 @@ class SlowDependency(Rule):
     step = "external"
     kind = "isolate"
     needs = ("sql", "http", "redis")
-    related_to = ("JD401", "JD402", "JD403", "JD404", "JD405", "JD406")
+    related_to = ("JD401", "JD402", "JD403", "JD404", "JD405", "JD406", "JD501", "JD503")
 
-    target_share = Limit(0.5, "share", "share of the run spent waiting for one target", "own: more than all the rest")
+    target_share = Limit(
+        0.5,
+        "share",
+        "share of the run, without its waits for a processor, spent waiting for one target",
+        "own: more than all the rest",
+    )
     target_ms = Limit(100, "ms", "waiting for it in each execution, below which nothing is said", "own")
     warning_ms = Limit(
         500, "ms", "waiting for it in each execution from which it is a warning", "Sentry's slow calls: 500 ms"
     )
     critical_ms = Limit(5_000, "ms", "waiting from which it is critical", "own: ten times a warning")
+    beside_factor = Limit(
+        1.3,
+        "factor",
+        "sum of the calls' waits over the job's own from which the job makes them beside one another already",
+        "own: a third more than one after the other",
+    )
     chatty_calls = Limit(10, "calls", "calls from one line from which their number may be the illness", "as JD401")
     chatty_call_ms = Limit(20, "ms", "mean time below which a call of those is not slow by itself", "own")
 
     def check(self, history: JobHistory) -> Iterator[Finding]:
         executions = measure.typical(history)
         run = measure.run_ms(executions)
+        undisturbed = run - measure.ledger_ms(executions, "cpu_wait")
         by_target: dict[tuple[Channel, str], list[Calls]] = {}
         for calls in measure.merge_calls(executions, *_CHANNELS):
             if calls.first.target:
                 by_target.setdefault((calls.first.channel, calls.first.target), []).append(calls)
         for (channel, target), calls_of_target in by_target.items():
             waited = _waited(calls_of_target, executions, channel, target)
-            if waited >= self.limits.target_ms and waited >= self.limits.target_share * run:
-                yield self._describe(target, calls_of_target, waited, run)
+            if waited >= self.limits.target_ms and waited >= self.limits.target_share * undisturbed:
+                yield self._describe(target, calls_of_target, waited, run, undisturbed)
 
-    def _describe(self, target: str, calls: Sequence[Calls], waited: float, run: float) -> Finding:
+    def _describe(self, target: str, calls: Sequence[Calls], waited: float, run: float, undisturbed: float) -> Finding:
         chatty = sum(_waiting_ms(each) for each in calls if self._is_chatty(each))
         count = sum(each.count for each in calls)
         lead = calls[0].first
         # What is left when each call is as fast as the fastest of its kind: the part that only slowness explains.
         tail = max(0.0, waited - sum(each.count * each.fastest_ms for each in calls))
         severity = self._severity(waited)
-        if waited - chatty < self.limits.target_share * run:
+        if waited - chatty < self.limits.target_share * undisturbed:
+            severity = "info"
+        if severity == "warning" and self._are_beside(calls, waited):
             severity = "info"
         slowest = max(calls, key=lambda each: each.slowest_ms)
         return self.finding(
@@ -96,6 +110,14 @@ class SlowDependency(Rule):
                 measure.execution_evidence(slowest.largest_execution, "Longest wait"),
             ],
         )
+
+    def _are_beside(self, calls: Sequence[Calls], waited: float) -> bool:
+        """Whether most of the calls ran beside others: what isolation and a pool would give is had already."""
+        groups = [group for each in calls for group in each.groups]
+        if 2 * sum(group.concurrent for group in groups) < sum(group.count for group in groups):
+            return False
+        total = sum(group.total_ns for group in groups) / measure.NS_PER_MS / calls[0].executions
+        return total > self.limits.beside_factor * waited
 
     def _is_chatty(self, calls: Calls) -> bool:
         return calls.count >= self.limits.chatty_calls and calls.total_ms / calls.count < self.limits.chatty_call_ms

@@ -67,12 +67,13 @@ class CpuBound(Rule):
         # The longest profile has the most samples.
         profile = max(profiled, key=lambda e: e.profile.samples if e.profile else 0).profile if profiled else None
         path = hot_path(profile, self.limits.hot_share) if profile else []
-        yield self._describe(cpu, run, path, profile, executions)
+        yield self._describe(cpu, run, undisturbed, path, profile, executions)
 
     def _describe(
         self,
         cpu: float,
         run: float,
+        undisturbed: float,
         path: Sequence[ProfileFrame],
         profile: Profile | None,
         executions: Sequence[Execution],
@@ -83,10 +84,17 @@ class CpuBound(Rule):
         evidence = [
             Evidence(
                 "fact",
-                f"{words_ms(cpu)} of {words_ms(run)} ({words_share(measure.share(cpu, run))}) is CPU of the job's own "
-                f"code, mean of {len(executions)} executions",
+                f"{words_ms(cpu)} of {words_ms(run)} is CPU of the job's own code, "
+                f"mean of {len(executions)} executions",
             )
         ]
+        if undisturbed < 0.9 * run:
+            evidence.append(
+                Evidence(
+                    "fact",
+                    f"It waited {words_ms(run - undisturbed)} for a processor: the host has more to do than it can",
+                )
+            )
         leaf = path[-1] if path else None
         part = 0.0
         if leaf is not None and profile is not None:
@@ -123,8 +131,8 @@ class CpuBound(Rule):
         return self.finding(
             severity=severity,
             confidence=0.9 if leaf else 0.8,
-            title=f"{words_ms(cpu)} of CPU in the job's own code ({words_share(measure.share(cpu, run))} of the run)"
-            f"{place}",
+            title=f"{words_ms(cpu)} of CPU in the job's own code ({words_share(measure.share(cpu, undisturbed))} of "
+            f"the run{'' if undisturbed >= 0.9 * run else ' without its waits for a processor'}){place}",
             cost_ms=cpu,
             # A guess, and a wide one: from nothing to what native code (ten times as fast) makes of the hot part.
             saving=(0.0, cpu * (part or 1.0) * 0.5, cpu * (part or 1.0) * 0.9),
