@@ -26,6 +26,7 @@ from jobdoctor.model import (
     LockWait,
     Payload,
     Quantiles,
+    Severity,
     Status,
     TraceRow,
     Verdict,
@@ -116,6 +117,13 @@ class StepView(Struct, frozen=True):
     checks: list[Check]
     findings: list[FindingView]
     counts: dict[Status, int]
+
+    @property
+    def severity(self) -> Severity | None:
+        """The gravest of its findings."""
+        graves = {view.finding.severity for view in self.findings}
+        order: tuple[Severity, ...] = ("critical", "warning", "info")
+        return next((severity for severity in order if severity in graves), None)
 
     @property
     def status(self) -> Status:
@@ -324,9 +332,7 @@ def _ledger(parts: Sequence[LedgerPart]) -> Ledger:
         entries=entries,
         bar=bar,
         run_ms=run_ns / 1e6,
-        run_bar=[replace(one, share=one.ms * 1e6 / run_ns) for one in bar if one.name != "queue_wait"]
-        if zoomed
-        else [],
+        run_bar=of_run if run_ns < wall_ns * ZOOM_BELOW_SHARE else [],
         inside_ms=(wall_ns - around_ns - unexplained_ns) / 1e6,
         around_ms=around_ns / 1e6,
         unexplained_share=unexplained_ns / wall_ns if wall_ns else 0.0,
