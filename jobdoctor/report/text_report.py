@@ -95,10 +95,17 @@ def _ledger(console: Console, report: ReportContext) -> None:
     if not ledger.bar:
         return
     _heading(console, f"Where {words.duration(ledger.wall_ms)} go, from enqueue to reap")
-    shown = [entry for entry in ledger.bar if entry.share >= 0.01]
-    for entry in shown:
-        _ledger_line(console, entry, ledger.entries)
-    rest = [entry for entry in ledger.bar if entry.share < 0.01]
+    _parts(console, ledger.bar, ledger.entries)
+    if ledger.run_bar:
+        _print(console, f"The run alone, {words.duration(ledger.run_ms)}:", "", 2)
+        _parts(console, ledger.run_bar, ledger.entries)
+
+
+def _parts(console: Console, bar: list[LedgerEntry], entries: list[LedgerEntry]) -> None:
+    for entry in bar:
+        if entry.share >= 0.01:
+            _ledger_line(console, entry, entries)
+    rest = [entry for entry in bar if entry.share < 0.01]
     if rest:
         _print(
             console,

@@ -252,7 +252,8 @@ def themes() -> dict[str, dict[str, str]]:
 
 CHANNELS = [
     "sql", "redis", "http", "cpu", "lock", "pool", "sleep", "file", "subprocess", "gc", "unpickle", "imports",
-    "callbacks", "result", "other", "unexplained", "queue", "around", "accent",
+    "callbacks", "result", "other", "unexplained", "queue", "dispatch", "fork", "cpu-wait", "persist", "reap",
+    "accent",
 ]  # fmt: skip
 
 

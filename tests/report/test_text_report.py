@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import pytest
+from msgspec.structs import replace
 from rich.cells import cell_len
 
+from jobdoctor.model import LedgerPart
 from jobdoctor.report import text_report
 from jobdoctor.report.context import build_context
+from tests.builders import MS
 from tests.report import diagnoses
 
 
@@ -33,6 +36,12 @@ def test_says_what_to_act_on() -> None:
     assert "select(Order).options(selectinload(Order.customer))" in text
     assert "with it: JD404 repeated-query" in text
     assert "SQL                    3.0 s   62%" in text
+
+
+def test_a_long_wait_does_not_hide_the_run() -> None:
+    parts = [LedgerPart("queue_wait", "", 900 * MS), LedgerPart("cpu", "", 8 * MS), LedgerPart("sql", "", 2 * MS)]
+    text = text_report.render(build_context(replace(diagnoses.rich(), ledger=parts)))
+    assert "  2 smaller parts, 10 ms together\n  The run alone, 10 ms:\n  CPU                   8.0 ms   80%" in text
 
 
 def test_every_status_looks_different() -> None:
