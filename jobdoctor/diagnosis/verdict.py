@@ -47,7 +47,7 @@ def reach_verdict(history: JobHistory, findings: Sequence[Finding]) -> Verdict:
             f"{ENOUGH_EXECUTIONS} are needed, run it more often",
             0.3,
         )
-    return _without_findings(history, executions)
+    return _without_findings(history, executions, [each for each in findings if each.part_of is None])
 
 
 def _where(mains: Sequence[Finding]) -> VerdictWhere:
@@ -87,7 +87,7 @@ def headline(finding: Finding, executions: Sequence[Execution]) -> str:
     return sentence
 
 
-def _without_findings(history: JobHistory, executions: Sequence[Execution]) -> Verdict:
+def _without_findings(history: JobHistory, executions: Sequence[Execution], hints: Sequence[Finding]) -> Verdict:
     wall = measure.wall_ms(executions)
     around = measure.ledger_ms(executions, *AROUND_PARTS)
     part = measure.share(around, wall)
@@ -105,6 +105,6 @@ def _without_findings(history: JobHistory, executions: Sequence[Execution]) -> V
         "none",
         f"Nothing wrong found: {measure.words_ms(measure.run_ms(executions))} a run, "
         f"{measure.words_ms(measure.mean(e.wait_ns for e in executions) / measure.NS_PER_MS)} in the queue, "
-        f"over {len(executions)} executions",
+        f"over {len(executions)} executions" + (f"; a hint: {hints[0].title}" if hints else ""),
         round(0.9 * _trust(executions), 2),
     )

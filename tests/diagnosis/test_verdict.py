@@ -70,6 +70,12 @@ def test_the_headline_is_of_the_side_that_the_verdict_names() -> None:
     assert verdict.where == "around"
 
 
+def test_a_finding_of_severity_info_is_a_hint() -> None:
+    verdict = reach_verdict(make_history(), [finding(severity="info"), finding(severity="info", part_of="JD401")])
+    assert verdict.where == "none"
+    assert verdict.headline.endswith("; a hint: 412 queries of one shape from app/tasks.py:41")
+
+
 def test_two_clean_executions_clear_nobody() -> None:
     verdict = reach_verdict(make_history(alike(number=2)), [])
     assert verdict.where == "unknown"

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from jobdoctor.diagnosis.checklist.internals.sleeping import Sleeping
+from jobdoctor.model import SpanGroup
 from tests.builders import make_group
 from tests.diagnosis.asking import alike, ask, only
 
@@ -27,6 +30,30 @@ def test_silent_just_below_each_limit(slept: float, run: float) -> None:
 @pytest.mark.parametrize(("slept", "run"), [(250.0, 300.0), (300.0, 1_500.0), (5_000.0, 60_000.0)])
 def test_fires_at_each_limit(slept: float, run: float) -> None:
     assert only(ask(Sleeping, alike(make_group("sleep", ms=slept), run_ms=run)))
+
+
+def poll(**fields: Any) -> SpanGroup:
+    defaults: dict[str, Any] = {"count": 4, "distinct": 1, "fingerprint": "GET http://api.test/exports/{}", "ms": 20}
+    return make_group("http", **{**defaults, **fields})
+
+
+def test_polling_counts_from_a_lower_limit_on() -> None:
+    assert ask(Sleeping, alike(make_group("sleep", count=3, ms=100), poll(), run_ms=200))
+    assert ask(Sleeping, alike(make_group("sleep", count=3, ms=99), poll(), run_ms=200)) == []
+
+
+@pytest.mark.parametrize(
+    "call",
+    [poll(distinct=4), poll(errors=3), poll(statuses={"503": 3, "200": 1}), poll(statuses={"429": 3, "200": 1})],
+    ids=["different questions", "errors", "unavailable", "too many requests"],
+)
+def test_retries_and_pauses_between_different_calls_are_no_polling(call: SpanGroup) -> None:
+    assert ask(Sleeping, alike(make_group("sleep", count=3, ms=240), call, run_ms=300)) == []
+
+
+def test_a_busy_host_does_not_hide_it() -> None:
+    ledger = {"sleep": 300, "cpu": 100, "cpu_wait": 1_600}
+    assert only(ask(Sleeping, alike(make_group("sleep", ms=300), run_ms=2_000, ledger=ledger)))
 
 
 def test_a_short_backoff_is_healthy() -> None:

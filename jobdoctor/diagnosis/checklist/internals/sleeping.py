@@ -3,7 +3,8 @@
 ## What it looks for
 
 Time in `time.sleep` (or `asyncio.sleep` with nothing else to do) that is at least `sleep_ms` and `sleep_share` of the
-run. Sleeps between calls of one shape are named for what they are: polling.
+run, its waits for a processor left out. Sleeps between repetitions of one and the same question are polling, which
+counts from `polling_ms` on.
 
 ## Why it costs time
 
@@ -39,26 +40,35 @@ class Sleeping(Rule):
     needs = ("sleep",)
 
     sleep_ms = Limit(250, "ms", "sleep in each execution", "own: longer than the first steps of a usual backoff, 0.1 s")
+    polling_ms = Limit(100, "ms", "sleep in each execution when it is polling", "own: no backoff asks again and again")
     sleep_share = Limit(0.2, "share", "share of the run that is sleep", "own: a fifth of the worker")
     long_ms = Limit(5_000, "ms", "sleep in each execution that counts whatever its share", "own: a worker for 5 s")
     critical_ms = Limit(2_000, "ms", "sleep from which it is critical, when it is most of the run", "own")
-    polling_calls = Limit(3, "calls", "sleeps and calls of one shape from which they are polling", "own")
+    polling_calls = Limit(2, "calls", "sleeps between the same question from which they are polling", "own")
 
     def check(self, history: JobHistory) -> Iterator[Finding]:
         executions = measure.typical(history)
         run = measure.run_ms(executions)
         sleeps = measure.merge_calls(executions, "sleep")
         slept = _slept_ms(sleeps, executions)
-        if slept < self.limits.sleep_ms:
+        polled = self._polled(sleeps, executions)
+        if slept < (self.limits.sleep_ms if polled is None else self.limits.polling_ms):
             return
-        if slept < self.limits.sleep_share * run and slept < self.limits.long_ms:
+        undisturbed = run - measure.ledger_ms(executions, "cpu_wait")
+        if slept < self.limits.sleep_share * undisturbed and slept < self.limits.long_ms:
             return
-        yield self._describe(sleeps, slept, run, executions)
+        yield self._describe(sleeps, slept, run, polled, executions)
 
-    def _describe(self, sleeps: Sequence[Calls], slept: float, run: float, executions: Sequence[Execution]) -> Finding:
+    def _describe(
+        self,
+        sleeps: Sequence[Calls],
+        slept: float,
+        run: float,
+        polled: SpanGroup | None,
+        executions: Sequence[Execution],
+    ) -> Finding:
         part = measure.share(slept, run)
         severity: Severity = "critical" if slept >= self.limits.critical_ms and part >= 0.5 else "warning"
-        polled = self._polled(sleeps, executions)
         first = sleeps[0].first if sleeps else None
         count = sum(each.count for each in sleeps)
         evidence = [
@@ -106,8 +116,19 @@ class Sleeping(Rule):
         asked = measure.merge_calls(
             executions, "http", "sql", "redis", where=lambda group: group.effect == "read" or group.operation == "GET"
         )
-        near = [each for each in asked if 0.5 * count <= each.count <= 2 * count + 1]
+        near = [each for each in asked if 0.5 * count <= each.count <= 2 * count + 1 and _is_one_question(each)]
         return near[0].first if near else None
+
+
+def _is_one_question(calls: Calls) -> bool:
+    """Whether the calls ask the same again and get an answer; after an error, asking again is a retry."""
+    errors = calls.per_execution(lambda group: group.errors + sum(_refusals(group)))
+    return calls.distinct <= max(1.0, 0.5 * calls.count) and errors < 0.5 * calls.count
+
+
+def _refusals(group: SpanGroup) -> list[int]:
+    """Answers that mean "not now": too many requests, and server errors."""
+    return [number for status, number in group.statuses.items() if status == "429" or status.startswith("5")]
 
 
 def _slept_ms(sleeps: Sequence[Calls], executions: Sequence[Execution]) -> float:
