@@ -81,8 +81,9 @@ class PoolWait(TimeRule):
         # ledger shows as pool time and nothing else, at most the time some thread waited.
         alone = min(waited, measure.ledger_ms(executions, "pool"))
         saving = (alone, (alone + waited) / 2, waited)
+        to = f" to {pool.target}" if pool.target else ""
         text = (
-            f"{pool.affected} of {len(executions)} executions waited for a connection to {pool.target or 'a pool'}, "
+            f"{pool.affected} of {len(executions)} executions waited for a connection{to}, "
             f"the longest {measure.words_ms(pool.longest_ms)}"
         )
         if timeouts:
@@ -91,7 +92,7 @@ class PoolWait(TimeRule):
         return self.finding(
             severity=self.severity(saving[1], run),
             confidence=0.95 if timeouts else 0.85,
-            title=f"Waits {measure.words_ms(waited)} an execution for a pooled connection to {pool.target or 'a pool'}",
+            title=(f"Waits {measure.words_ms(waited)} an execution for a pooled connection{to}"),
             cost_ms=waited,
             saving=saving,
             text=(

@@ -31,6 +31,13 @@ from jobdoctor.diagnosis.attempts import FAILING, busy_ms, chains, exceptions_by
 from jobdoctor.diagnosis.rule import Limit, NotChecked, Rule
 from jobdoctor.model import Evidence, Finding, JobHistory
 
+#: What to say of outcomes that come without an exception: in the title, and as advice.
+_WITHOUT_EXCEPTION = {
+    "killed": ("a killed work horse", "Find out what kills it"),
+    "timeout": ("a timeout", "Give it less to do, or the time it needs"),
+    "failed": ("an error that was not recorded", "Look at its error in RQ's failed registry"),
+}
+
 
 class AlwaysFailing(Rule):
     code = "JD606"
@@ -73,7 +80,7 @@ class AlwaysFailing(Rule):
         cost = busy_ms(failed) / len(history.trace)
         retries = sum(len(chain.retries) for chain in lost)
         never = failures == ended
-        name = main_error.rpartition(".")[2]
+        name, advice = _WITHOUT_EXCEPTION.get(main_error, (main_error.rpartition(".")[2], ""))
         example = next((each for each in history.executions if each.outcome in FAILING), None)
         evidence = [
             Evidence(
@@ -103,7 +110,8 @@ class AlwaysFailing(Rule):
             cost_ms=cost,
             saving=(cost / 2, cost, cost),
             text=(
-                f"Fix the {name}{where}, and stop enqueuing the job until then. If nobody missed its work, delete it"
+                f"{advice or f'Fix the {name}'}{where}, and stop enqueuing the job until then. If nobody missed its "
+                f"work, delete it"
             ),
             snippet=(
                 "# until it is fixed: keep failed jobs for a day, not for a year, and do not retry\n"

@@ -128,10 +128,7 @@ class RetryStorm(TimeRule):
         return self.finding(
             severity=self._severity(cost, history, len(wasted)),
             confidence=0.95,
-            title=(
-                f"{len(at_once)} retries came {measure.words_ms(median(gaps))} after the failure, "
-                f"and {len(wasted)} of them failed again"
-            ),
+            title=(f"{len(at_once)} retries came at once, without a pause, and {len(wasted)} of them failed again"),
             cost_ms=cost,
             # With a pause, some of those attempts would have found the dependency back: a third, half or all of them.
             saving=(cost / 3, cost / 2, cost),

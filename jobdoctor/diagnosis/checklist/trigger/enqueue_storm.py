@@ -52,7 +52,7 @@ class EnqueueStorm(TimeRule):
 
     jobs = Limit(50, "jobs", "jobs of one kind from one trigger", "own: 50 enqueues are 30 ms of round trips locally")
     within_ms = Limit(
-        1_000, "ms", "time within which so many came", "own: a loop pays 0.6 ms for each locally, some 5 ms remotely"
+        1_500, "ms", "time within which so many came", "measured: 0.6 ms for each locally, 10 on a busy machine"
     )
     max_gap_ms = Limit(200, "ms", "pause that ends a burst", "own: longer than any stall of one enqueue")
     max_burst_s = Limit(60, "s", "a burst that lasts longer is traffic, unless one execution made it", "own")
