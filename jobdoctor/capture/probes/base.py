@@ -63,7 +63,8 @@ class Probe:
     def replace(self, owner: Any, name: str, make: Callable[[Any], Any], *, own: bool = False) -> None:
         """Replace ``owner.name`` by ``make(original)``. What is absent is left alone; with ``own``, the inherited too.
 
-        Class and static methods are handed to ``make`` as the plain function and stay what they are.
+        Class and static methods are handed to ``make`` as the plain function and stay what they are. One function that
+        stands under a name in two places (``builtins.open``, ``io.open``) is one wrapper in both.
         """
         raw = vars(owner).get(name, _MISSING)
         if raw is _MISSING:
@@ -72,8 +73,12 @@ class Probe:
             original = getattr(owner, name)
         else:
             original = raw
-        wrapper: Any
-        if isinstance(original, (classmethod, staticmethod)):
+        wrapper: Any = next(
+            (ours for _, other, theirs, ours in self._replaced if other == name and theirs is original), None
+        )
+        if wrapper is not None:
+            pass
+        elif isinstance(original, (classmethod, staticmethod)):
             wrapper = type(original)(make(original.__func__))
         else:
             wrapper = make(original)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from types import ModuleType
 from typing import Any, ClassVar
 
 from jobdoctor.capture import recorder
-from jobdoctor.capture.probes.base import Probe, foreign
+from jobdoctor.capture.probes.base import Probe, foreign, let_through
 from jobdoctor.capture.probes.statements import (
     Statement,
     begin_connect,
@@ -24,7 +25,7 @@ LIBRARY = "psycopg"
 
 def _begin(rec: Recorder, cursor: Any, args: tuple[Any, ...], kwargs: dict[str, Any], many: bool) -> Statement | None:
     try:
-        query = args[0] if args else kwargs["query"]
+        query: Any = args[0] if args else kwargs.get("query", kwargs.get("statement"))
         parameters = args[1] if len(args) > 1 else kwargs.get("params_seq" if many else "params")
         if not isinstance(query, (str, bytes)):
             query = query.as_string(cursor) if hasattr(query, "as_string") else str(query)
@@ -133,6 +134,50 @@ def _transaction_end_async(original: Callable[..., Any], word: str) -> Callable[
         return result
 
     return end
+
+
+def _copy(original: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(original)
+    @contextmanager
+    def copy(self: Any, *args: Any, **kwargs: Any) -> Iterator[Any]:
+        rec = recorder.current
+        statement = _begin(rec, self, args, kwargs, False) if rec is not None else None
+        if rec is None or statement is None:
+            with original(self, *args, **kwargs) as stream:
+                yield stream
+            return
+        let_through(statement.call)  # what the job reads meanwhile is its own
+        try:
+            with original(self, *args, **kwargs) as stream:
+                yield stream
+        except BaseException as error:
+            _end(rec, self, statement, error)
+            raise
+        _end(rec, self, statement, None)
+
+    return copy
+
+
+def _copy_async(original: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(original)
+    @asynccontextmanager
+    async def copy(self: Any, *args: Any, **kwargs: Any) -> AsyncIterator[Any]:
+        rec = recorder.current
+        statement = _begin(rec, self, args, kwargs, False) if rec is not None else None
+        if rec is None or statement is None:
+            async with original(self, *args, **kwargs) as stream:
+                yield stream
+            return
+        let_through(statement.call)
+        try:
+            async with original(self, *args, **kwargs) as stream:
+                yield stream
+        except BaseException as error:
+            _end(rec, self, statement, error)
+            raise
+        _end(rec, self, statement, None)
+
+    return copy
 
 
 def _closed(original: Callable[..., Any], asynchronous: bool) -> Callable[..., Any]:
@@ -292,6 +337,8 @@ class PsycopgProbe(Probe):
         self.replace(m.Transaction, "__exit__", lambda original: _block(original, False))
         self.replace(m.AsyncTransaction, "__aenter__", lambda original: _block_async(original, True))
         self.replace(m.AsyncTransaction, "__aexit__", lambda original: _block_async(original, False))
+        self.replace(m.Cursor, "copy", _copy, own=True)
+        self.replace(m.AsyncCursor, "copy", _copy_async, own=True)
         self.replace(m.Connection, "commit", lambda original: _transaction_end(original, "COMMIT"))
         self.replace(m.Connection, "rollback", lambda original: _transaction_end(original, "ROLLBACK"))
         self.replace(m.AsyncConnection, "commit", lambda original: _transaction_end_async(original, "COMMIT"))

@@ -78,7 +78,11 @@ class _LateFinder:
                 break
         if spec is not None and spec.loader is not None:
             try:
-                self._arm(name, spec.loader)
+                if isinstance(spec.loader, type):  # built into the interpreter, or frozen
+                    stand_in: Any = _Loader(self, name, spec.loader)
+                    spec.loader = stand_in
+                else:
+                    self._arm(name, spec.loader)
             except Exception as error:
                 for probe in self.waiting[name]:
                     probe.failure = f"{name} was imported by a loader that cannot be followed: {error}"
@@ -93,11 +97,40 @@ class _LateFinder:
             except AttributeError:
                 pass
             execute(module)
-            if _installed:
-                for probe in self.waiting[name]:
-                    probe.install(name, module)
+            self.imported(name, module)
 
         loader.exec_module = exec_module
+
+    def imported(self, name: str, module: ModuleType) -> None:
+        """A module that probes wait for is there."""
+        if _installed:
+            for probe in self.waiting[name]:
+                probe.install(name, module)
+
+
+class _Loader:
+    """Stands in for a loader that is a class, which several modules share, until its module is there."""
+
+    def __init__(self, finder: _LateFinder, name: str, loader: Any) -> None:
+        self._finder = finder
+        self._name = name
+        self._loader = loader
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
+        """As the loader's own."""
+        created: ModuleType | None = self._loader.create_module(spec)
+        return created
+
+    def exec_module(self, module: ModuleType) -> None:
+        """As the loader's own, which then takes its place again."""
+        self._loader.exec_module(module)
+        module.__loader__ = self._loader
+        if module.__spec__ is not None:
+            module.__spec__.loader = self._loader
+        self._finder.imported(self._name, module)
+
+    def __getattr__(self, attribute: str) -> Any:
+        return getattr(self._loader, attribute)
 
 
 _lock = RLock()

@@ -42,9 +42,4 @@ class AsyncioSleepProbe(Probe):
 
     def patch(self, module: ModuleType) -> None:
         """Replace ``asyncio.sleep`` under both of its names."""
-        self.replace(module, "sleep", lambda original: recorded_async(_plain(original), _begin_asyncio))
-
-
-def _plain(original: Any) -> Any:
-    """The real function, when the other name has been replaced already."""
-    return getattr(original, "__wrapped__", original)
+        self.replace(module, "sleep", lambda original: recorded_async(original, _begin_asyncio))

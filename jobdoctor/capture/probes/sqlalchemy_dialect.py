@@ -90,10 +90,11 @@ def _begin(
 def _finish(rec: Recorder, cursor: Any, statement: Statement, connection: Any) -> None:
     try:
         rows = cursor.rowcount
-        if hasattr(cursor, "_jobdoctor_cell"):  # sqlite3 does not know how many rows it will give
+        follow = getattr(cursor, "_jobdoctor_follow", None)
+        if follow is not None:  # sqlite3 does not know how many rows it will give
             if statement.sql.effect != "write":
                 rows = None
-            cursor._jobdoctor_cell = statement.call.cell if cursor.description is not None else None
+            follow(statement.call)
         statement.finish(rows if isinstance(rows, int) else None)
         _track(rec, connection)
     except Exception as error:

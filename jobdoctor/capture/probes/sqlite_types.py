@@ -14,7 +14,7 @@ from typing import Any
 
 from jobdoctor.capture import recorder
 from jobdoctor.capture.probes.statements import Database, track
-from jobdoctor.capture.recorder import Cell
+from jobdoctor.capture.recorder import Call, Cell
 
 _FACTORY_POSITION = 5
 _NO_ROW = object()
@@ -24,6 +24,18 @@ class RecordingCursor(sqlite3.Cursor):
     """A cursor whose statements are recorded and whose rows are counted as they are fetched."""
 
     _jobdoctor_cell: Cell | None = None
+    _jobdoctor_generation: object = None
+
+    def _jobdoctor_follow(self, call: Call | None) -> None:
+        """Count the rows that are fetched from now on as this call's."""
+        self._jobdoctor_cell = call.cell if call is not None and self.description is not None else None
+        self._jobdoctor_generation = call.generation if call is not None else None
+
+    def _jobdoctor_count(self, rows: int) -> None:
+        cell = self._jobdoctor_cell
+        # A cursor may outlive the execution that made it: its cell is another's then.
+        if cell is not None and cell.recorder.generation is self._jobdoctor_generation:
+            cell.add(rows=rows)
 
     def execute(self, sql: Any, parameters: Any = (), /) -> Any:
         """As ``sqlite3.Cursor.execute``."""
@@ -41,53 +53,52 @@ class RecordingCursor(sqlite3.Cursor):
     def fetchone(self) -> Any:
         """As ``sqlite3.Cursor.fetchone``."""
         row = super().fetchone()
-        cell = self._jobdoctor_cell
-        if cell is not None:
-            cell.add(rows=0 if row is None else 1)
+        if self._jobdoctor_cell is not None:
+            self._jobdoctor_count(0 if row is None else 1)
         return row
 
     def fetchmany(self, *args: Any, **kwargs: Any) -> Any:
         """As ``sqlite3.Cursor.fetchmany``."""
         rows = super().fetchmany(*args, **kwargs)
-        cell = self._jobdoctor_cell
-        if cell is not None:
-            cell.add(rows=len(rows))
+        if self._jobdoctor_cell is not None:
+            self._jobdoctor_count(len(rows))
         return rows
 
     def fetchall(self) -> Any:
         """As ``sqlite3.Cursor.fetchall``."""
         rows = super().fetchall()
-        cell = self._jobdoctor_cell
-        if cell is not None:
-            cell.add(rows=len(rows))
+        if self._jobdoctor_cell is not None:
+            self._jobdoctor_count(len(rows))
         return rows
 
     def __iter__(self) -> Any:
         # An overridden __next__ would cost every row a Python call, recorded or not.
-        return self if self._jobdoctor_cell is None else _counted(super().__next__, self._jobdoctor_cell)
+        return self if self._jobdoctor_cell is None else _counted(super().__next__, self)
 
 
-def _counted(step: Callable[[], Any], cell: Cell) -> Iterator[Any]:
+def _counted(step: Callable[[], Any], cursor: RecordingCursor) -> Iterator[Any]:
     count = 0
     try:
         for row in iter(step, _NO_ROW):  # ends with the StopIteration of ``step``
             count += 1
             yield row
     finally:
-        cell.add(rows=count)
+        cursor._jobdoctor_count(count)
 
 
 def _run(cursor: RecordingCursor, original: Callable[..., Any], sql: Any, parameters: Any, many: bool) -> Any:
     rec = recorder.current
     if rec is None:
-        cursor._jobdoctor_cell = None
+        if cursor._jobdoctor_cell is not None:
+            cursor._jobdoctor_follow(None)
         return original(sql, parameters)
     connection = cursor.connection
     database = getattr(connection, "_jobdoctor_database", None)
     statement = database.begin(rec, sql, parameters, many) if database is not None else None
     if statement is None:
         return original(sql, parameters)
-    cursor._jobdoctor_cell = None
+    if cursor._jobdoctor_cell is not None:
+        cursor._jobdoctor_follow(None)
     try:
         result = original(sql, parameters)
     except BaseException as error:
@@ -96,8 +107,7 @@ def _run(cursor: RecordingCursor, original: Callable[..., Any], sql: Any, parame
         raise
     rows = cursor.rowcount if statement.sql.effect == "write" else None
     statement.finish(rows)
-    if cursor.description is not None:
-        cursor._jobdoctor_cell = statement.call.cell
+    cursor._jobdoctor_follow(statement.call)
     track(rec, connection, connection.in_transaction)
     return result
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import weakref
+from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Any
 
 from jobdoctor import fingerprint
 from jobdoctor.capture.probes.base import foreign
-from jobdoctor.capture.recorder import BATCHED, NEW_CONNECTION, Call, Recorder, Shape
+from jobdoctor.capture.recorder import BATCHED, NEW_CONNECTION, Call, Recorder, Shape, _inside
 from jobdoctor.fingerprint import SqlShape
 
 #: "Order.items" while an ORM loads it because it was touched.
@@ -38,6 +39,9 @@ class Database:
     def begin(self, rec: Recorder, statement: Any, parameters: Any = None, many: bool = False) -> Statement | None:
         """A statement begins. None: it is not to be recorded, or could not be. Never raises."""
         try:
+            outer = _inside.get()
+            if outer is not None and not outer.ended and outer.recorder is rec:
+                return None  # an ORM's call is being recorded: say so before anything is computed
             related = relationship.get()
             key = (statement, related) if related else statement
             known = self.shapes.get(key)
@@ -136,18 +140,28 @@ _open: dict[int, object] = {}
 def in_transaction(connection: Any) -> bool | None:
     """Whether the driver's connection has a transaction open, None when it cannot say."""
     try:
-        pgconn = getattr(connection, "pgconn", None)
-        if pgconn is not None:
-            return int(pgconn.transaction_status) in {1, 2, 3}  # active, in transaction, in error
-        state = getattr(connection, "in_transaction", None)
-        if isinstance(state, bool):
-            return state
-        ask = getattr(connection, "get_transaction_status", None)
-        return bool(ask()) if ask is not None else None
+        kind = type(connection)
+        ask = _asking.get(kind)
+        if ask is None:
+            ask = _asking[kind] = _how_to_ask(connection)
+        return ask(connection)
     except Exception as error:
         if foreign(error):
             raise
         return None
+
+
+_asking: dict[type, Callable[[Any], bool | None]] = {}
+
+
+def _how_to_ask(connection: Any) -> Callable[[Any], bool | None]:
+    if hasattr(connection, "pgconn"):  # psycopg; 1: active, 2: in a transaction, 3: in a failed one
+        return lambda connection: int(connection.pgconn.transaction_status) in {1, 2, 3}
+    if isinstance(getattr(connection, "in_transaction", None), bool):  # sqlite3
+        return lambda connection: bool(connection.in_transaction)
+    if hasattr(connection, "get_transaction_status"):  # psycopg2
+        return lambda connection: bool(connection.get_transaction_status())
+    return lambda _: None
 
 
 def track(rec: Recorder, connection: Any, opened: bool | None) -> None:

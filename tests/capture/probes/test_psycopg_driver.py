@@ -66,6 +66,20 @@ def test_writes_and_batches(record: Record, postgres_url: str, table: str) -> No
     assert len(recorded.facts("session")) == 1
 
 
+def test_a_copy_is_one_call(record: Record, postgres_url: str, table: str) -> None:
+    with psycopg.connect(postgres_url) as connection, record() as recorded:
+        cursor = connection.cursor()
+        with cursor.copy("COPY probe_orders (id, name) FROM STDIN") as copy:
+            for n in range(2000, 2050):
+                copy.write_row((n, "x"))
+        with pytest.raises(psycopg.errors.UniqueViolation), cursor.copy("COPY probe_orders FROM STDIN") as copy:
+            copy.write_row((1, "x"))
+        connection.rollback()
+    good, bad = recorded.of("sql", "COPY")
+    assert (good.count, good.effect, good.rows, good.errors) == (1, "write", 50, 0)
+    assert (bad.count, bad.errors) == (1, 1)
+
+
 def test_autocommit_is_no_transaction_and_blocks_are(record: Record, postgres_url: str, table: str) -> None:
     with psycopg.connect(postgres_url, autocommit=True) as connection, record() as recorded:
         connection.execute("SELECT 1")

@@ -49,6 +49,34 @@ print("fine")
     )
 
 
+def test_a_loader_that_modules_share_is_left_as_it_was() -> None:
+    assert (
+        python(
+            """
+import sys
+from importlib.machinery import BuiltinImporter
+from jobdoctor.capture.probes.base import Probe
+from jobdoctor.capture.probes import registry
+name = next(name for name in sys.builtin_module_names if name not in sys.modules)
+class Late(Probe):
+    channel, library, modules = "file", "late", (name,)
+    def patch(self, module):
+        self.module = module
+late = Late()
+registry._finder.waiting[name] = [late]
+registry.install_all()
+execute = BuiltinImporter.exec_module
+module = __import__(name)
+assert late.module is module and late.status().status == "active"
+assert BuiltinImporter.exec_module is execute
+assert module.__loader__ is module.__spec__.loader is BuiltinImporter
+print("fine")
+"""
+        )
+        == "fine"
+    )
+
+
 def test_installing_loads_no_library_that_the_worker_does_not_have() -> None:
     assert (
         python(

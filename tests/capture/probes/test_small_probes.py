@@ -182,7 +182,8 @@ def test_everything_is_put_back() -> None:
     before, callbacks, finders = attributes(), list(gc.callbacks), list(sys.meta_path)
     probes.install_all()
     assert all(one is not other for one, other in zip(attributes(), before, strict=True))
-    assert asyncio.sleep is not before[1]
+    assert builtins.open is io.open
+    assert asyncio.sleep is asyncio.tasks.sleep
     probes.uninstall_all()
     assert all(one is other for one, other in zip(attributes(), before, strict=True))
     assert (gc.callbacks, sys.meta_path) == (callbacks, finders)

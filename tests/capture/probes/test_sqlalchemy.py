@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 import threading
 import time
@@ -146,6 +147,33 @@ def test_events_and_errors_are_untouched(record: Record, engine: sa.Engine) -> N
         connection.execute(sa.text("SELECT * FROM nowhere"))
     assert seen == ["SELECT * FROM nowhere"]
     assert recorded.one("sql", "SELECT").errors == 1
+
+
+def test_an_asyncio_engine(record: Record, postgres_url: str) -> None:
+    pytest.importorskip("greenlet", reason="SQLAlchemy's asyncio needs greenlet")
+    pytest.importorskip("psycopg")
+    from sqlalchemy.ext.asyncio import create_async_engine
+
+    async def work() -> None:
+        engine = create_async_engine(postgres_url.replace("postgresql://", "postgresql+psycopg://", 1))
+
+        async def read(n: int) -> None:
+            async with engine.connect() as connection:
+                await connection.execute(sa.text("SELECT pg_sleep(0.05), :n"), {"n": n})
+
+        async with engine.begin() as connection:
+            for n in range(5):
+                await connection.execute(sa.text("SELECT 1 WHERE 1 = :n"), {"n": n})
+        await asyncio.gather(*(read(n) for n in range(3)))
+        await engine.dispose()
+
+    with record() as recorded:
+        asyncio.run(work())
+    groups = {group.fingerprint.partition("?")[0]: group for group in recorded.of("sql", "SELECT")}
+    serial, gathered = groups["SELECT "], groups["SELECT pg_sleep("]
+    assert (serial.count, serial.distinct, serial.library, serial.concurrent) == (5, 5, "sqlalchemy", 0)
+    assert (gathered.count, gathered.concurrent) == (3, 2)
+    assert recorded.recording.in_flight is None
 
 
 def test_everything_is_put_back() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from jobdoctor.capture import probes
+from jobdoctor.capture import probes, recorder, recording
 from tests.capture.probes.conftest import Record, line
 
 
@@ -149,6 +149,18 @@ def test_types_factories_and_threads_stay_what_they_were(record: Record, path: s
         thread.join()
     assert len(failures) == 1
     assert sum(group.count for group in recorded.of("sql")) == 2
+
+
+def test_a_cursor_that_outlives_its_execution_counts_nothing_in_the_next(record: Record, path: str) -> None:
+    connection = sqlite3.connect(path)
+    with record() as first:
+        cursor = connection.execute("SELECT * FROM orders")
+    rec = first.recorder
+    rec.reset()
+    assert recorder.start(rec)
+    cursor.fetchall()
+    recorder.stop()
+    assert recording.read(rec.buffer).groups == []
 
 
 def test_nothing_is_recorded_without_a_recording_and_everything_is_put_back(path: str) -> None:
