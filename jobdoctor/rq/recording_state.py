@@ -9,6 +9,7 @@ from typing import Any
 
 from jobdoctor import config
 from jobdoctor.capture import recorder
+from jobdoctor.capture.lock_observer import LockObserver
 from jobdoctor.capture.stack_profile import ProfilePolicy
 from jobdoctor.errors import JobdoctorError
 from jobdoctor.rq.stream_writer import StreamWriter
@@ -28,6 +29,7 @@ class WorkerState:
             logger.warning("jobdoctor: %s; going on with the defaults", error)
             settings = config.Settings()
         self.slos_ms = dict(settings.slo_ms)
+        self.locks = LockObserver()
         self.profiles = ProfilePolicy(settings.profile)
         # A forked horse shares the memory; a spawned one has to find it by its path.
         self.memory = recorder.open_memory(recorder.memory_path() if spawns else None)
@@ -35,6 +37,7 @@ class WorkerState:
             atexit.register(self._remove_file)
         recorder.calibrate()
         self.recorder = recorder.Recorder(self.memory.buffer)
+        self.observer = LockObserver()
         self.writer = StreamWriter(connection, maxlen=settings.stream_maxlen)
 
     def _remove_file(self) -> None:

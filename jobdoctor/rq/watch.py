@@ -13,7 +13,7 @@ from jobdoctor.capture import recording, stack_profile
 from jobdoctor.capture.assemble import ExecutionFacts, Observation, assemble
 from jobdoctor.capture.payload import BUDGET_S, Measurement
 from jobdoctor.capture.sampler import Sampler, rusage_of, wait_and_sample
-from jobdoctor.model import Outcome, ProbeStatus, Profile, ResultInfo, RetryPolicy, Rusage, WorkerKind
+from jobdoctor.model import LockWait, Outcome, ProbeStatus, Profile, ResultInfo, RetryPolicy, Rusage, WorkerKind
 from jobdoctor.rq import facts as rq_facts
 from jobdoctor.rq.guard import Guard, not_ours
 from jobdoctor.rq.names import UNDESERIALIZABLE, serializer_name
@@ -63,7 +63,11 @@ class ExecutionWatch:
         self.outcome: Outcome | None = None
         self.own_cpu_ns: int | None = None
         self.overhead_ns = 0
+        with guard("lock observer"):
+            state.locks.begin()
         self.profile_path = ""
+        with guard("locks"):
+            state.observer.begin()
         with guard("profile"):
             if state.profiles.choose(self.facts.job):
                 self.profile_path = stack_profile.profile_path()
@@ -118,6 +122,7 @@ class ExecutionWatch:
         """Work of the parent while it has nothing else to do."""
         began = time.perf_counter_ns()
         with self.guard("waiting"):
+            self.state.observer.tick(self.recorder.buffer)
             if not self._asked:
                 self._asked = True
                 self._ask()
@@ -215,10 +220,18 @@ class ExecutionWatch:
             )
         for note in recorded.facts("overhead") if recorded is not None else []:
             self.overhead_ns += note["ns"]
+        locks: list[LockWait] = []
+        with self.guard("lock observer"):
+            locks = self.state.locks.end(recorded)
         probes: list[ProbeStatus] = []
         with self.guard("probes"):
             probes = _probes(recorded)
+        locks: list[LockWait] = []
+        with self.guard("locks"):
+            locks = self.state.observer.end(recorded)
         missing = list(self.guard.problems)
+        if self.state.observer.problem:
+            missing.append(self.state.observer.problem)
         if recorded is not None and not recorded.phases:
             missing.append("Calls and phases: the job's process did not load jobdoctor (a horse of plain RQ)")
         return Observation(
@@ -238,7 +251,9 @@ class ExecutionWatch:
             killed_by_us=self.killed_by_us,
             payload=payload,
             profile=profile,
+            locks=locks,
             probes=probes,
+            locks=locks,
             overhead_ns=self.overhead_ns,
             not_captured=missing,
         )
