@@ -1,8 +1,8 @@
 """Which line of the application made a call: the first frame that is neither a library's nor ours.
 
 Application code is what lies outside the standard library, outside site-packages and dist-packages, outside the
-interpreter's script directory and outside jobdoctor itself. Whether a code object is application code is looked up by
-its identity, with the object kept alive: hashing a code object costs five times as much (its hash is not cached).
+interpreter's script directory and outside jobdoctor itself. Frames are looked up by their file's name, whose hash is
+cached: hashing a code object costs five times as much.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from types import CodeType, FrameType, TracebackType
 STACK_FRAMES = 8
 #: A call deeper below the application than this is described by a library frame.
 DEPTH = 256
-#: Code objects whose kind is remembered; beyond it (code generated without end) only file names are.
-CODES = 20_000
+#: File names that are remembered; code that is generated without end may have more.
+FILES = 20_000
 
 _JOBDOCTOR = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 _PACKAGES = tuple(f"{os.sep}{name}{os.sep}" for name in ("site-packages", "dist-packages"))
@@ -41,35 +41,30 @@ def _start_directory() -> str:
 
 _LIBRARIES = _library_directories()
 _ROOT = _start_directory()
-_files: dict[str, bool] = {}
 _paths: dict[str, str] = {}
-_alive: list[CodeType] = []
-
-#: Identity of a code object to whether it is application code. Read by the recorder's hot path.
-kinds: dict[int, bool] = {}
 
 
-def is_application(filename: str) -> bool:
-    """Whether a source file belongs to the application."""
-    known = _files.get(filename)
-    if known is None:
-        known = not (
+class _Files(dict[str, bool]):
+    """Whether a source file belongs to the application, by its name; found out on first use."""
+
+    def __missing__(self, filename: str) -> bool:
+        application = not (
             not filename
             or filename.startswith(("<", _JOBDOCTOR, *_LIBRARIES))
             or any(part in filename for part in _PACKAGES)
         )
-        if len(_files) < CODES:
-            _files[filename] = known
-    return known
+        if len(self) < FILES:
+            self[filename] = application
+        return application
 
 
-def classify(code: CodeType) -> bool:
-    """Whether a code object is application code, remembered under its identity."""
-    application = is_application(code.co_filename)
-    if len(_alive) < CODES:
-        _alive.append(code)
-        kinds[id(code)] = application
-    return application
+#: Read by the recorder's hot path.
+files = _Files()
+
+
+def is_application(filename: str) -> bool:
+    """Whether a source file belongs to the application."""
+    return files[filename]
 
 
 def relative(filename: str) -> str:
@@ -87,7 +82,7 @@ def relative(filename: str) -> str:
             reverse=True,
         )
         known = filename[len(roots[0]) + 1 :] if roots else filename
-        if len(_paths) < CODES:
+        if len(_paths) < FILES:
             _paths[filename] = known
     return known
 
@@ -133,10 +128,7 @@ def site_of(frame: FrameType | None) -> Site:
     depth = 0
     while frame is not None and len(stack) < STACK_FRAMES and depth < DEPTH * 4:
         code = frame.f_code
-        application = kinds.get(id(code))
-        if application is None:
-            application = classify(code)
-        if application:
+        if files[code.co_filename]:
             name = function_name(code)
             where = f"{relative(code.co_filename)}:{frame.f_lineno}"
             if not stack:

@@ -23,13 +23,14 @@ import uuid
 from _thread import RLock, get_ident  # not from threading, where they may be a probe's
 from collections.abc import Callable
 from contextvars import ContextVar
-from types import FrameType
+from types import CodeType, FrameType
 from typing import Any
 
 from msgspec import msgpack
 
 from jobdoctor.capture import callsites
-from jobdoctor.capture.callsites import Site, classify, kinds, site_of
+from jobdoctor.capture.callsites import Site, site_of
+from jobdoctor.capture.callsites import files as _files
 from jobdoctor.capture.layout import (
     C_BATCHED,
     C_BLOCKED,
@@ -241,7 +242,7 @@ class Shape:
     """An interned shape of call, good for the execution it was made in. Probes may keep it: a recorder that was reset
     since interns it again by itself."""
 
-    __slots__ = ("cells", "channel", "generation", "identity", "reference", "sites")
+    __slots__ = ("cells", "channel", "codes", "generation", "identity", "reference", "sites")
 
     def __init__(self, identity: tuple[str, ...], channel: int, generation: object) -> None:
         self.identity = identity
@@ -249,6 +250,7 @@ class Shape:
         self.generation = generation
         self.reference = 0
         self.cells: dict[int, Cell] = {}  # by code identity and instruction
+        self.codes: list[CodeType] = []  # kept alive, so that no other one can have the identity
         self.sites: dict[tuple[str, str], Cell] = {}
 
 
@@ -536,8 +538,9 @@ class Recorder:
             if cell is None:
                 cell = self._new_cell(shape, site)
                 shape.sites[place] = cell
-            if len(shape.cells) < CELLS and (key == 0 or id(frame.f_code) in kinds):
+            if len(shape.cells) < CELLS:
                 shape.cells[key] = cell
+                shape.codes.append(frame.f_code)
             return cell
 
     def _new_cell(self, shape: Shape, site: Site) -> Cell:
@@ -597,18 +600,14 @@ class Recorder:
                 return None
             if shape.generation is not self.generation:
                 shape = self._intern(shape.identity)
-            # The first application frame.
+            # The first application frame. The loop ends at it, or with an AttributeError above the outermost one.
             frame: Any = _getframe(1)
-            key = 0
-            while frame is not None:
-                code = frame.f_code
-                application = kinds.get(id(code))
-                if application is None:
-                    application = classify(code)
-                if application:
-                    key = frame.f_lasti << 48 | id(code)
-                    break
-                frame = frame.f_back
+            try:
+                while not _files[frame.f_code.co_filename]:
+                    frame = frame.f_back
+                key = frame.f_lasti << 48 | id(frame.f_code)
+            except AttributeError:
+                key = 0
             cell = shape.cells.get(key)
             if cell is None:
                 cell = self._find_cell(shape, key, frame if frame is not None else _getframe(1))

@@ -190,11 +190,13 @@ def test_without_any_application_frame_the_outermost_library_frame_is_named(tmp_
     assert where != ":0"
 
 
-def test_code_objects_are_known_by_identity_and_kept_alive() -> None:
-    code = compile("1", __file__, "eval")
-    assert callsites.classify(code) is True
-    assert callsites.kinds[id(code)] is True
-    assert any(kept is code for kept in callsites._alive)
+def test_file_names_are_remembered_up_to_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(callsites, "FILES", len(callsites.files) + 1)
+    assert callsites.is_application("/srv/one.py")
+    assert callsites.is_application("/srv/two.py")
+    assert "/srv/one.py" in callsites.files
+    assert "/srv/two.py" not in callsites.files
+    del callsites.files["/srv/one.py"]
 
 
 def test_errors_are_placed_at_the_last_application_line() -> None:
