@@ -135,6 +135,8 @@ _COUNTED = NO_TIMEOUT | NEW_CONNECTION | BATCHED | IDEMPOTENCY_KEY | _IN_TRANSAC
 #: Shapes kept for one execution. Beyond them, and beyond the cells, calls are counted in one cell a channel.
 SHAPES = 4096
 OTHER = "(other)"
+#: From this many library frames on, looking at three frames is cheaper than walking all of them.
+TRAIL_DEPTH = 6
 #: Notes of the kinds that can come without end leave this much for the rest.
 _RESERVED_NOTE_BYTES = 32 * 1024
 _NOTE_BYTES_EACH = 8 * 1024
@@ -242,7 +244,7 @@ class Shape:
     """An interned shape of call, good for the execution it was made in. Probes may keep it: a recorder that was reset
     since interns it again by itself."""
 
-    __slots__ = ("cells", "channel", "codes", "generation", "identity", "reference", "sites")
+    __slots__ = ("cells", "channel", "codes", "generation", "identity", "reference", "sites", "trail")
 
     def __init__(self, identity: tuple[str, ...], channel: int, generation: object) -> None:
         self.identity = identity
@@ -252,6 +254,8 @@ class Shape:
         self.cells: dict[int, Cell] = {}  # by code identity and instruction
         self.codes: list[CodeType] = []  # kept alive, so that no other one can have the identity
         self.sites: dict[tuple[str, str], Cell] = {}
+        #: How deep the application frame was, and two code objects on the way: the library's entry and one in between.
+        self.trail: tuple[int, CodeType, int, CodeType] | None = None
 
 
 class Cell:
@@ -600,14 +604,35 @@ class Recorder:
                 return None
             if shape.generation is not self.generation:
                 shape = self._intern(shape.identity)
-            # The first application frame. The loop ends at it, or with an AttributeError above the outermost one.
-            frame: Any = _getframe(1)
-            try:
-                while not _files[frame.f_code.co_filename]:
-                    frame = frame.f_back
-                key = frame.f_lasti << 48 | id(frame.f_code)
-            except AttributeError:
-                key = 0
+            # The first application frame: where it was the last time, if the way there is the same, or else by a walk,
+            # which ends at it or with an AttributeError above the outermost one.
+            frame: Any = None
+            key = 0
+            trail = shape.trail
+            if trail is not None:
+                try:
+                    frame = _getframe(trail[0])
+                    if (
+                        _files[frame.f_code.co_filename]
+                        and _getframe(trail[0] - 1).f_code is trail[1]
+                        and _getframe(trail[2]).f_code is trail[3]
+                    ):
+                        key = frame.f_lasti << 48 | id(frame.f_code)
+                except ValueError:  # the stack is not that deep
+                    pass
+            if not key:
+                frame = _getframe(1)
+                depth = 1
+                try:
+                    while not _files[frame.f_code.co_filename]:
+                        frame = frame.f_back
+                        depth += 1
+                    key = frame.f_lasti << 48 | id(frame.f_code)
+                    if depth >= TRAIL_DEPTH:
+                        middle = depth // 2
+                        shape.trail = (depth, _getframe(depth - 1).f_code, middle, _getframe(middle).f_code)
+                except AttributeError:
+                    pass
             cell = shape.cells.get(key)
             if cell is None:
                 cell = self._find_cell(shape, key, frame if frame is not None else _getframe(1))

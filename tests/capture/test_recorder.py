@@ -170,6 +170,62 @@ class TestCells:
         assert read.channel_cpu_ns == {"sql": 336 * 50}
 
 
+class TestDeepStacks:
+    """Calls made deep inside a library: where the application is, is remembered."""
+
+    @pytest.fixture
+    def library(self, rec: Recorder) -> Any:
+        code = """
+def down(depth, work):
+    return down(depth - 1, work) if depth else work()
+
+def call():
+    rec.begin(shape).end()
+
+def entry(depth):
+    down(depth, call)
+
+def call_back(depth, work):
+    down(depth, work)
+"""
+        names: dict[str, Any] = {"rec": rec, "shape": query(rec)}
+        exec(compile(code, "/x/site-packages/library.py", "exec"), names)
+        return type("Library", (), {name: staticmethod(names[name]) for name in ("entry", "call_back", "down")})
+
+    def lines(self, rec: Recorder) -> list[tuple[str, int]]:
+        groups = recording.read(rec.buffer).groups
+        return [(group.function.rpartition(".")[2], group.count) for group in groups]
+
+    def test_each_caller_is_found_at_any_depth(self, rec: Recorder, library: Any) -> None:
+        def one(depth: int) -> None:
+            library.entry(depth)
+
+        def two(depth: int) -> None:
+            library.entry(depth)
+
+        for depth in (20, 20, 8, 20, 0, 8, 30):
+            one(depth)
+            two(depth)
+            two(depth)
+        assert self.lines(rec) == [("one", 7), ("two", 14)]
+
+    def test_an_application_frame_nearer_by_is_not_passed_over(self, rec: Recorder, library: Any) -> None:
+        def outer(depth: int) -> None:
+            library.entry(depth)
+
+        def listener() -> None:
+            library.entry(5)
+
+        def outer_with_listener(depth: int) -> None:
+            library.call_back(depth, listener)
+
+        for _ in range(3):
+            outer(20)
+            for depth in range(20):
+                outer_with_listener(depth)
+        assert self.lines(rec) == [("outer", 3), ("listener", 60)]
+
+
 class TestNesting:
     def test_only_the_outermost_call_is_recorded(self, rec: Recorder, clock: FakeClock) -> None:
         outer = rec.begin(rec.shape("http", "GET", "GET http://api/"))
