@@ -13,6 +13,7 @@ import os
 import time
 from collections.abc import Callable
 from hashlib import blake2b
+from types import TracebackType
 from typing import Any
 
 from rq.job import Job, JobStatus
@@ -30,13 +31,33 @@ from jobdoctor.rq.probing import probe_statuses
 _job_module: Any = importlib.import_module("rq.job")
 #: Results larger than this are not hashed: a few milliseconds for each of them.
 _DIGEST_BYTES = 4 * 1024 * 1024
+_OWN_DIRECTORY = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 _SHADOWED = ("_deserialize_data", "perform", "_execute", "send_webhooks")
 
 
-def _without_own_frame(error: BaseException) -> None:
-    """Takes the frame that caught the exception (ours) off its traceback; a bare ``raise`` then leaves it off."""
-    if error.__traceback__ is not None:
-        error.__traceback__ = error.__traceback__.tb_next
+def _without_own_frames(error: BaseException) -> None:
+    """Takes our frames, the probes' too, off the tracebacks of an exception and of what led to it. A bare ``raise`` in
+    the same ``except`` then leaves them off."""
+    seen: set[int] = set()
+    found: BaseException | None = error
+    while found is not None and id(found) not in seen:
+        seen.add(id(found))
+        kept: TracebackType | None = None
+        first: TracebackType | None = None
+        step = found.__traceback__
+        while step is not None:
+            following = step.tb_next
+            if not step.tb_frame.f_code.co_filename.startswith(_OWN_DIRECTORY):
+                if kept is None:
+                    first = step
+                elif kept.tb_next is not step:
+                    kept.tb_next = step
+                kept = step
+            step = following
+        if kept is not None:
+            kept.tb_next = None
+            found.__traceback__ = first
+        found = found.__cause__ or found.__context__
 
 
 class Horse:
@@ -130,7 +151,7 @@ class Horse:
             try:
                 return original(*args, **kwargs)
             except BaseException as error:
-                _without_own_frame(error)
+                _without_own_frames(error)
                 raise
             finally:
                 self.mark(before)
@@ -146,7 +167,7 @@ class Horse:
             try:
                 return original(*args, **kwargs)
             except BaseException as error:
-                _without_own_frame(error)
+                _without_own_frames(error)
                 raise
             finally:
                 stamps.leave_execution()
@@ -165,7 +186,7 @@ class Horse:
             try:
                 return original(*args, **kwargs)
             except BaseException as error:
-                _without_own_frame(error)
+                _without_own_frames(error)
                 raise
 
         return execute
@@ -175,7 +196,7 @@ class Horse:
             try:
                 found = original(*args, **kwargs)
             except BaseException as error:
-                _without_own_frame(error)
+                _without_own_frames(error)
                 raise
             if self._resolving:
                 self._resolving = False

@@ -29,7 +29,6 @@ class WorkerState:
             logger.warning("jobdoctor: %s; going on with the defaults", error)
             settings = config.Settings()
         self.slos_ms = dict(settings.slo_ms)
-        self.locks = LockObserver()
         self.profiles = ProfilePolicy(settings.profile)
         # A forked horse shares the memory; a spawned one has to find it by its path.
         self.memory = recorder.open_memory(recorder.memory_path() if spawns else None)

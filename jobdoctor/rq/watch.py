@@ -63,8 +63,6 @@ class ExecutionWatch:
         self.outcome: Outcome | None = None
         self.own_cpu_ns: int | None = None
         self.overhead_ns = 0
-        with guard("lock observer"):
-            state.locks.begin()
         self.profile_path = ""
         with guard("locks"):
             state.observer.begin()
@@ -220,9 +218,6 @@ class ExecutionWatch:
             )
         for note in recorded.facts("overhead") if recorded is not None else []:
             self.overhead_ns += note["ns"]
-        locks: list[LockWait] = []
-        with self.guard("lock observer"):
-            locks = self.state.locks.end(recorded)
         probes: list[ProbeStatus] = []
         with self.guard("probes"):
             probes = _probes(recorded)
@@ -251,7 +246,6 @@ class ExecutionWatch:
             killed_by_us=self.killed_by_us,
             payload=payload,
             profile=profile,
-            locks=locks,
             probes=probes,
             locks=locks,
             overhead_ns=self.overhead_ns,
