@@ -82,8 +82,8 @@ class _Cache:
 
 # Written so that the parts which keep nothing come first; a quote or comment that never ends runs to the end of the
 # text, because guessing where it ends could let a value through.
-_STRING_STANDARD = r"'(?:[^']|'')*(?:'|\Z)"
-_STRING_ESCAPED = r"'(?:[^'\\]|''|\\.)*(?:'|\Z)"
+_STRING_STANDARD = r"'[^']*(?:''[^']*)*(?:'|\Z)"
+_STRING_ESCAPED = r"'[^'\\]*(?:(?:''|\\.|\\\Z)[^'\\]*)*(?:'|\Z)"
 
 
 def _token_pattern(string: str) -> re.Pattern[str]:
@@ -98,7 +98,7 @@ def _token_pattern(string: str) -> re.Pattern[str]:
         r"|(?:\d[\d_]*(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?)(?![\w$])"
         r"|(?<![\w$.\"`\]])\d\w*"  # whatever else begins with a digit
         r")"
-        r'|(?P<quoted>"(?:[^"]|"")*(?:"|\Z))'
+        r'|(?P<quoted>"[^"]*(?:""[^"]*)*(?:"|\Z))'
         r"|(?P<placeholder>%\(\w+\)[sbt]|%[sbt](?!\w)|(?<![:\w]):[A-Za-z_]\w*|:\d+\b|\$\d+|\?\d*|(?<![\w@])[@$][A-Za-z_]\w*))",
         re.DOTALL,
     )
@@ -113,6 +113,7 @@ _COMPARES = re.compile(
 
 #: What may stand before a string's opening quote and belongs to it.
 _PREFIX = re.compile(r"(?<![\w$])(?:[eEbBxXnNrR]|[uU]&)(?=\?)")
+_LIST_OPENS = re.compile(r"(?:\b(?:values?|in)|\)\s*,)\s*\Z", re.IGNORECASE)
 _SPACE = re.compile(r"\s+")
 _CAST = re.compile(
     r"\?(?:\s?::\s?(?:double precision|character varying|bit varying|[\w.\"]+)(?:\s?\([\d?, ]*\))?"
@@ -241,7 +242,9 @@ def _quoted(match: re.Match[str], text: str, values: list[str]) -> str:
 def _in_values(text: str, position: int) -> bool:
     """Whether the position lies after VALUES or IN, where names do not stand."""
     opened = text.rfind("(", 0, position)
-    return bool(re.search(r"\b(?:values?|in)\s*(?:\([^()]*\)\s*,\s*)*\Z", text[:opened], re.IGNORECASE))
+    before = text[max(0, opened - 16) : opened] if opened >= 0 else ""
+    # A further row of VALUES stands after the one before it.
+    return _LIST_OPENS.search(before) is not None
 
 
 def _normalise(flat: str) -> SqlShape:
@@ -447,6 +450,10 @@ def _looks_random(piece: str) -> bool:
 
 def _template(segment: str) -> str:
     """One segment of a path or key, with what looks like an id, date, token or address as ``{}``."""
+    if segment.isdigit():
+        return "{}"
+    if segment.islower() and segment.isalpha() and len(segment) <= _PATH_WORD:
+        return segment
     if not segment or (len(segment) <= _PATH_WORD and _PLAIN.match(segment) and not segment.isupper()):
         if len(segment) >= 20 and "_" not in segment and "-" not in segment and _looks_random(segment):
             return "{}"
@@ -535,6 +542,8 @@ _SUBCOMMANDS: Final = _words(
     """XINFO XGROUP OBJECT MEMORY BITOP CLIENT CONFIG SCRIPT ACL CLUSTER FUNCTION PUBSUB SLOWLOG LATENCY MODULE COMMAND
     DEBUG"""
 )
+#: Separators, and the braces of a cluster's hash tag.
+_KEY_PARTS = re.compile(r"([:/|#{}])")
 _keys = _Cache()
 
 
@@ -569,8 +578,9 @@ def redis_key(key: Any) -> str:
     text = _text(key)
     template = _keys.get(text)
     if template is None:
-        template = _REPEATED.sub("{}", "".join(_template(part) if part not in ":/|#{}" else part.strip("{}")
-                                               for part in re.split(r"([:/|#{}])", text)))[:200]  # fmt: skip
+        parts = _KEY_PARTS.split(text)
+        template = "".join(_template(part) if index % 2 == 0 else part.strip("{}") for index, part in enumerate(parts))
+        template = _REPEATED.sub("{}", template)[:200]
         _keys.put(text, template)
     return template  # type: ignore[no-any-return]
 

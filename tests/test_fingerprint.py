@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 
 import pytest
 from hypothesis import given
@@ -45,6 +46,29 @@ def same(*statements: str) -> bool:
 )  # fmt: skip
 def test_sql_fingerprint(statement: str, expected: str) -> None:
     assert fingerprint.sql(statement).fingerprint == expected
+
+
+def test_a_long_literal_costs_no_more_than_its_length() -> None:
+    text = "x''" * 200_000
+    began = time.thread_time()
+    assert fingerprint.sql(f"INSERT INTO t (a) VALUES ('{text}')").fingerprint == "INSERT INTO t (a) VALUES (?+)"
+    assert fingerprint.sql(f"SELECT '{text}").fingerprint == "SELECT ?"
+    assert fingerprint.sql("SELECT E'" + "\\'" * 200_000).fingerprint == "SELECT ?"
+    assert time.thread_time() - began < 5
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        'INSERT INTO "t" ("a", "b") VALUES ("zqx", "zqx"), ("zqx", "zqx")',
+        'SELECT "a" FROM "t" WHERE "a" IN ("zqx", "zqx") AND "b" LIKE "zqx" AND "c"="zqx zqx"',
+        "SELECT a FROM t WHERE b = E'zqx\\",
+    ],
+)
+def test_what_only_some_databases_take_for_a_string_does_not_survive(statement: str) -> None:
+    shape = fingerprint.sql(statement)
+    assert "zqx" not in shape.fingerprint
+    assert shape.tables == (("t",))
 
 
 def test_lists_and_rows_of_any_length_have_one_shape_and_say_how_many() -> None:
