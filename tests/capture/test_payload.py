@@ -60,7 +60,7 @@ def _nodes(measured: Payload) -> dict[str, PayloadNode]:
 
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
 def test_arguments_by_path(protocol: int) -> None:
-    rows = [{"id": number, "at": datetime.datetime(2026, 1, 1)} for number in range(100)]
+    rows = [{"id": number, "at": datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)} for number in range(100)]
     data = _data("x" * 1000, 7, {"rows": rows, "page": 1}, order=Order(id=1, blob="y" * 500), protocol=protocol)
     measured = measure(data)
     assert measured.not_measured is None
