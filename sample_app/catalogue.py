@@ -242,7 +242,7 @@ CASES: list[Case] = [
     # 7 queue
     Case(
         "JD701",
-        Load("mail.send_receipt", _crowd, lane="crowded", rounds=5),
+        Load("mail.send_receipt", _crowd, lane="crowded", rounds=4),
         _tidy("mail.send_receipt_promptly", lambda shop, n: shop.receipt_promptly(n + 1), lane="quick"),
     ),
     Case(

@@ -17,7 +17,7 @@ from typing import ClassVar
 from urllib.parse import parse_qs, urlsplit
 
 #: Latency of some services on top of the server's own, in ms.
-SLOW_MS = {"fraud": 550.0, "rates": 10.0, "payments": 30.0, "search": 20.0, "reports": 1_000.0, "routes": 850.0}
+SLOW_MS = {"fraud": 550.0, "rates": 10.0, "payments": 30.0, "search": 20.0, "reports": 1_500.0, "routes": 1_300.0}
 #: The carrier confirms a pickup this long after it first heard of it, in ms.
 PICKUP_MS = 350.0
 
