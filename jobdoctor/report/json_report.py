@@ -161,7 +161,8 @@ def render_all(diagnoses: Sequence[Diagnosis]) -> str:
 
 
 def _text(value: Any) -> str:
-    # A lone surrogate in a name that somebody recorded is no valid UTF-8: replace it rather than fail.
+    # A lone surrogate in a name that somebody recorded is no valid UTF-8: replace it rather than fail. What is no
+    # number (NaN, infinity) msgspec writes as null.
     encoded: bytes = msgspec.json.format(msgspec.json.encode(_encodable(msgspec.to_builtins(value))), indent=2)
     return encoded.decode() + "\n"
 
@@ -169,8 +170,6 @@ def _text(value: Any) -> str:
 def _encodable(value: Any) -> Any:
     if isinstance(value, str):
         return value.encode("utf-8", "replace").decode()
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
     if isinstance(value, dict):
         return {str(_encodable(key)): _encodable(one) for key, one in value.items()}
     if isinstance(value, list | tuple):
