@@ -59,11 +59,13 @@ class Horse:
         self.cpu = FakeClock()
         self.cpu.now = 0
         self.rec = Recorder(recorder.open_memory().buffer, self.clock, self.cpu)
-        self.rec._delay = lambda: 0  # type: ignore[method-assign]
+        self.delay = 0
+        self.rec._delay = lambda: self.delay  # type: ignore[method-assign]
 
-    def mark(self, name: str, at: int, cpu: int = 0) -> None:
+    def mark(self, name: str, at: int, cpu: int = 0, delay: int = 0) -> None:
         self.clock.now = at
         self.cpu.now = cpu
+        self.delay = delay
         self.rec.mark(name)
 
     def query(self, start: int, end: int | None, fingerprint: str = "SELECT * FROM orders WHERE id = ?") -> None:
@@ -90,10 +92,10 @@ def test_a_whole_execution() -> None:
     horse.mark("setup", 10_200, 10)
     horse.mark("deserialize", 10_250, 20)
     horse.mark("import", 10_300, 30)
-    horse.mark("body", 10_400, 100)
+    horse.mark("body", 10_400, 100, delay=5)
     horse.query(10_500, 10_800)
-    horse.mark("result", 11_400, 250)
-    horse.mark("persist", 11_500, 260)
+    horse.mark("result", 11_400, 250, delay=65)
+    horse.mark("persist", 11_500, 260, delay=90)
     horse.mark("end", 11_700, 300)
     horse.rec.note("result", type_name="dict", bytes=12, digest="abc")
     horse.rec.note("import", module="app.tasks", total_ns=90, self_ns=40, depth=0)
@@ -117,11 +119,12 @@ def test_a_whole_execution() -> None:
         "deserialize": 50,
         "import": 100,
         "cpu": 150,
+        "cpu_wait": 60,
         f"sql {DB}": 300,
         "result": 100,
         "persist": 200,
         "reap": 300,
-        "unexplained": 1_000 - 450,
+        "unexplained": 1_000 - 510,
     }
     assert execution.phases == [
         Phase("dispatch", 0, 100),
