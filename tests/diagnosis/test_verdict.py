@@ -40,6 +40,11 @@ def test_a_finding_that_saves_no_time_promises_none() -> None:
     assert reach_verdict(make_history(), [finding(mid=0)]).headline.endswith(": load them in one")
 
 
+def test_a_saving_too_small_to_matter_is_not_promised() -> None:
+    assert "gives back" not in reach_verdict(make_history(), [finding(mid=0.9)]).headline
+    assert "gives back" in reach_verdict(make_history(), [finding(mid=1.0)]).headline
+
+
 def test_a_cure_that_begins_with_a_name_keeps_its_capitals() -> None:
     verdict = reach_verdict(make_history(), [finding(text="MGET the keys. And so on.", mid=0)])
     assert verdict.headline.endswith(": MGET the keys")

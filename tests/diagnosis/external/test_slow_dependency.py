@@ -76,6 +76,10 @@ def test_time_of_many_small_calls_is_mentioned_only() -> None:
     assert only(ask(SlowDependency, alike(make_group(count=400, ms=900), run_ms=1_000))).severity == "info"
 
 
+def test_many_calls_that_are_slow_each_are_a_slow_dependency() -> None:
+    assert only(ask(SlowDependency, alike(make_group(count=20, ms=900), run_ms=1_000))).severity == "warning"
+
+
 def test_the_whole_finding() -> None:
     group = make_group("http", count=3, ms=900, min_ns=100 * MS, max_ns=700 * MS)
     finding = only(ask(SlowDependency, alike(group, run_ms=1_000)))
