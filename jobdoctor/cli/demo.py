@@ -254,7 +254,8 @@ class _Worker:
         self.log = directory / f"worker-{lane.name}.log"
         command = [
             sys.executable, "-m", "jobdoctor", "run", "--url", redis_url, "--store", store_url,
-            "--no-collect", "-c", "sample_app.worker_settings", "--workers", str(lane.workers), *lane.options, *lane.queues,
+            "--no-collect", "-c", "sample_app.worker_settings", "--workers", str(lane.workers),
+            *lane.options, *lane.queues,
         ]  # fmt: skip
         with self.log.open("wb") as log:
             # A session of its own: Ctrl-C is for the demo, which stops its workers itself.

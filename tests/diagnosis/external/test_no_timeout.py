@@ -21,7 +21,7 @@ def test_silent_when_each_has_a_timeout() -> None:
     assert ask(NoTimeout, alike(make_group("http", count=50))) == []
 
 
-def test_an_override_allows_some() -> None:
+def test_silent_below_an_override_that_allows_some() -> None:
     executions = alike(make_group("http", no_timeout=1), number=3)
     assert ask(NoTimeout, executions, {"calls": 4}) == []
     assert ask(NoTimeout, executions, {"calls": 3})

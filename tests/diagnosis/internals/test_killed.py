@@ -41,7 +41,7 @@ def test_names_the_suspect(death: Death, words: str, kind: str) -> None:
     assert finding.recommendation.kind == kind
 
 
-def test_memory_is_suspected_from_the_limit_on_only() -> None:
+def test_memory_is_not_suspected_below_the_limit() -> None:
     below = dead(Death(signal=9, cause="signal", last_rss_bytes=499_999_999))
     assert "SIGKILL" in only(ask(Killed, [below])).title
     at = dead(Death(signal=9, cause="signal", last_rss_bytes=500_000_000))

@@ -59,6 +59,12 @@ def test_threads_that_queue_at_one_lock_cost_the_run_at_most() -> None:
     assert "thread lock" in finding.title
 
 
+def test_each_execution_counts_with_its_own_run_at_most() -> None:
+    group = redis_lock(9_000, count=9, blocked_ns=9_000 * MS)
+    executions = [make_execution(run_ms=1_000, groups=[group]), *[make_execution(run_ms=1_000) for _ in range(4)]]
+    assert only(ask(ApplicationLockWait, executions)).cost_ms == pytest.approx(200)
+
+
 @pytest.mark.parametrize(("ms", "run_ms"), [(19, 100), (49, 1_000)], ids=["milliseconds", "share"])
 def test_just_below_each_limit(ms: float, run_ms: float) -> None:
     assert ask(ApplicationLockWait, [waiting(ms, run_ms=run_ms) for _ in range(5)]) == []

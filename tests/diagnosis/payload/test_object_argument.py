@@ -74,7 +74,7 @@ def test_silent_on_look_alikes(nodes: tuple[PayloadNode, ...]) -> None:
     assert ask(ObjectArgument, alike(payload=payload(*nodes))) == []
 
 
-def test_one_execution_in_twenty_is_no_illness() -> None:
+def test_silent_below_the_share_of_executions() -> None:
     executions = [*alike(payload=payload(), number=19), make_execution(payload=payload(ORDER))]
     assert ask(ObjectArgument, executions) == []
 

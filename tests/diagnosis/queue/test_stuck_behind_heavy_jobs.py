@@ -99,9 +99,16 @@ def test_the_share_of_the_wait() -> None:
         served([(60 * n + 0.001 * k, MAIL, 1.0) for n in range(4) for k in range(10)]),
         behind(20, workers=2),
         served([*[(n, MAIL, 0.05) for n in range(100)], (50.5, REPORT, 1.0)]),
+        served([*[(100 * n, MAIL, 0.05) for n in range(100)], (4_950, REPORT, 100)]),
         served([a for n in range(6) for a in ((60 * n, REPORT, 20), (60 * n + 30, MAIL, 0.05))]),
     ],
-    ids=["a burst of its own", "a second worker is free", "once in a hundred", "the report is done by then"],
+    ids=[
+        "a burst of its own",
+        "a second worker is free",
+        "once in a hundred",
+        "once for long",
+        "the report is done by then",
+    ],
 )
 def test_look_alikes(rows: list[TraceRow]) -> None:
     assert ask(rows) == []

@@ -90,7 +90,7 @@ def test_at_and_just_below_each_limit(rows: list[TraceRow], fires: bool) -> None
     "rows",
     [
         served([(n * 0.001, MAIL, 1.0) for n in range(100)]),
-        served([*[(n * 0.001, MAIL, 1.0) for n in range(60)], (30.0, MAIL, 1.0)]),
+        served([*[(n * 0.001, MAIL, 1.0) for n in range(60)], (40.0, MAIL, 1.0)]),
         served([(60 * tick + n * 0.01, MAIL, 1.0) for tick in range(10) for n in range(40)]),
         served([(n * 0.01, MAIL, 0.5) for n in range(20)]),
         poisson(400, 0.7, 1.0),

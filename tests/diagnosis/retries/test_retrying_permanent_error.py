@@ -95,7 +95,9 @@ def test_different_errors_in_one_chain_are_not_one_error() -> None:
         for n in range(4)
         for row_ in [
             *attempts(f"job-{n}", ("retried",), at=n, error="builtins.KeyError", digest="a"),
-            *attempts(f"job-{n}", ("retried", "failed"), at=n + 0.1, error="builtins.TypeError", digest="b")[1:],
+            *attempts(f"job-{n}", ("retried", "retried", "failed"), at=n + 0.1, error="builtins.TypeError", digest="b")[
+                1:
+            ],
         ]
     ]
     assert ask(rows) == []
