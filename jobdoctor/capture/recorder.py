@@ -455,6 +455,7 @@ class Recorder:
         self._threads: dict[int, int] = {}
         self.shared = False  # more than one thread makes calls: from then on they take the lock
         self.spans = 0
+        self.forked = False  # the job has forked processes of its own
         self.flight = [0] * len(CHANNELS)
         self.busy = 0
         self.calls_in_flight = 0
@@ -955,7 +956,13 @@ def _forget_in_child() -> None:
     current = None
 
 
-os.register_at_fork(after_in_child=_forget_in_child)
+def _say_fork() -> None:
+    if current is not None and not current.forked:
+        current.forked = True
+        current.note("missing", text="Calls of processes that the job forked: only the job's own process is recorded")
+
+
+os.register_at_fork(before=_say_fork, after_in_child=_forget_in_child)
 
 
 def calibrate() -> int:
