@@ -30,7 +30,7 @@ class Contention:
 
     def add(self, execution: Execution, waited_ns: int, longest_ns: int, times: int) -> None:
         so_far = self.waited_ns.get(execution.id, 0)
-        self.waited_ns[execution.id] = min(so_far + waited_ns, max(execution.run_ns, waited_ns))
+        self.waited_ns[execution.id] = min(so_far + waited_ns, execution.run_ns)
         self.longest_ns = max(self.longest_ns, longest_ns)
         self.times += times
 

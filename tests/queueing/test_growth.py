@@ -34,6 +34,11 @@ def test_mann_kendall_by_hand() -> None:
     assert trend([(x, x) for x in range(4)]).p_value == pytest.approx(0.0895, abs=1e-3)
 
 
+def test_ties_narrow_the_variance_by_hand() -> None:
+    """1 1 2 2: S = 4, variance (4*3*13 - 2*2*1*9) / 18 = 6.667, z = 3 / 2.582 = 1.162, p = 0.2453."""
+    assert trend([(0, 1), (1, 1), (2, 2), (3, 2)]).p_value == pytest.approx(0.2453, abs=1e-3)
+
+
 def test_ties_and_few_points_prove_nothing() -> None:
     assert trend([(x, 1.0) for x in range(50)]).p_value == 1.0
     assert trend([(0, 0), (1, 1), (2, 2)]).p_value == 1.0

@@ -73,7 +73,7 @@ class StuckBehindHeavyJobs(WaitRule):
         heavy = [
             occupant.job
             for occupant in shares.occupants
-            if occupant.job != history.job and services[occupant.job].mean_s * 1_000 >= self.limits.heavy_ratio * own
+            if services[occupant.job].mean_s * 1_000 >= self.limits.heavy_ratio * own
         ]
         if shares.share(heavy) >= self.limits.min_share:
             yield self._finding(rows, shares, services, heavy)

@@ -160,9 +160,8 @@ class Underprovisioned(WaitRule):
         if period.arriving_share < self.limits.min_arriving_share:
             return False
         parents = Counter(row.parent_execution_id for row in period.rows if row.parent_execution_id)
-        if parents and parents.most_common(1)[0][1] > len(period.rows) / 2:
-            return False  # one job's fan-out: a burst, however long its loop takes
-        return self._steady([row.enqueued_at_ns for row in period.rows])
+        # One job's fan-out is a burst, however long its loop takes.
+        return not parents or parents.most_common(1)[0][1] <= len(period.rows) / 2
 
     def _steady(self, instants: Sequence[int]) -> bool:
         """True when the arrivals are spread over their time: no tenth of it holds most of them, few are empty."""
