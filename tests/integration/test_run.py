@@ -21,12 +21,13 @@ from jobdoctor.rq import WorkerMixin, launch, mixed
 from tests.integration import jobs
 from tests.integration.recordings import executions
 
+ENTRY = "from jobdoctor.cli import main; main()"
 ROOT = pathlib.Path(__file__).parents[2]
 
 
 def _run(url: str, folder: pathlib.Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-c", "from jobdoctor.cli import main; main()", "run", *arguments],
+        [sys.executable, "-c", ENTRY, "run", *arguments],
         capture_output=True,
         text=True,
         timeout=100,
@@ -110,7 +111,7 @@ def test_a_signal_ends_it_warmly(
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--url", "redis://:hush@127.0.0.1:1/0"], "no Redis or Valkey server answers at redis://***@127.0.0.1:1/0; start one"),
+        (["--url", "redis://:hush@127.0.0.1:1/0"], "no Redis or Valkey server answers at redis://***@127.0.0.1:1/0"),
         (["--store", "nonsense"], "'nonsense' is no database URL"),
         (["-w", "no.such.Worker"], "--worker-class no.such.Worker: No module named 'no'"),
         (["-w", "pathlib.Path"], "--worker-class pathlib.Path: pathlib.Path is not a worker class"),
