@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from textwrap import dedent
 
 from msgspec import Struct
 
@@ -48,10 +49,12 @@ def read_source(root: Path, callsite: str, around: int = 2) -> Source | None:
     if not 1 <= line <= len(text):
         return None
     first = max(1, line - around)
+    # Deep in a class and two loops, indentation would take the room of the code.
+    excerpt = dedent("\n".join(one.expandtabs(4) for one in text[first - 1 : line + around])).split("\n")
     return Source(
         relative.as_posix(),
         [
-            SourceLine(number, text[number - 1][:MAX_COLUMNS].rstrip(), number == line)
-            for number in range(first, min(len(text), line + around) + 1)
+            SourceLine(number, shown[:MAX_COLUMNS].rstrip(), number == line)
+            for number, shown in enumerate(excerpt, first)
         ],
     )

@@ -297,6 +297,13 @@ def test_source_lines_around_the_callsite(project: Path) -> None:
     assert read_source(project, "app/tasks.py:10") is not None
 
 
+def test_common_indentation_is_taken_off(project: Path) -> None:
+    (project / "app" / "deep.py").write_text("class A:\n        def f():\n\t\t\treturn 1\n\n        x = 2\n")
+    source = read_source(project, "app/deep.py:3", around=1)
+    assert source is not None
+    assert [line.text for line in source.lines] == ["def f():", "    return 1", ""]
+
+
 @pytest.mark.parametrize(
     "callsite",
     [
