@@ -134,7 +134,10 @@ class Horse:
         self._import_attribute = _job_module.import_attribute
         _job_module.import_attribute = self._importing(_job_module.import_attribute)
         if self.profile_path:
+            began = time.perf_counter_ns()
             import pyinstrument  # noqa: F401 -- here, before the job's timeout begins to count
+
+            self.recorder.note("overhead", ns=time.perf_counter_ns() - began)
 
     def restore(self, job: Job) -> None:
         """Takes the shadows off."""

@@ -270,7 +270,7 @@ class WorkerMixin(_Base):
         if horse is not None:
             with horse.guard("handle_job_failure"):
                 horse.mark("persist")
-                retries = bool(job.should_retry)
+                retries = bool(job.retries_left and job.retries_left > 0)
                 horse.decided("timeout" if horse.timed_out else "retried" if retries else "failed")
                 if retries and horse.max_retries is not None and stamps.max_retries(job) is None:
                     stamps.remember_max_retries(job, horse.max_retries)  # RQ saves the meta with the retry
