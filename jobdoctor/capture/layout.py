@@ -69,6 +69,6 @@ TALLY_STATUS = 1
 
 #: The CPU of the first calls of a cell is measured each; of later ones, one in this many.
 CPU_EVERY = 16
-#: Distinct parameter sets counted exactly for each cell, and over all cells (in the process's own memory: 6 MB at most).
+#: Distinct parameter sets counted exactly for each cell, and over all (in the process's own memory: 6 MB at most).
 DISTINCT_PER_CELL = 1024
 DISTINCT_TOTAL = 65_536
