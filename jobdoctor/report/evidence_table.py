@@ -11,7 +11,7 @@ from jobdoctor.model import Evidence
 from jobdoctor.report import words
 
 SHOWN_ROWS = 20
-SHOWN_COLUMNS = 8
+SHOWN_COLUMNS = 10
 SHOWN_CHARACTERS = 400
 
 #: Columns of a table of calls, in the order in which they are read; what a rule adds beyond them is left to the JSON.
@@ -59,7 +59,7 @@ def shown(evidence: Evidence) -> Shown:
         if key in _HIDDEN or value is None or value in ("", [], {}):
             continue
         if isinstance(value, list | tuple) and isinstance(value[0], Mapping):
-            tables.append(_table([row for row in value if isinstance(row, Mapping)]))
+            tables.append(_table([row for row in value if isinstance(row, Mapping)], evidence.data))
         elif isinstance(value, list | tuple) and isinstance(value[0], list | tuple):
             tables.append(_pairs_table(key, [row for row in value if isinstance(row, list | tuple)]))
         else:
@@ -70,7 +70,7 @@ def shown(evidence: Evidence) -> Shown:
 def title(key: str) -> str:
     """A key as a column's title: units belong to the values."""
     words_ = key
-    for suffix in ("_ms", "_ns", "_bytes", "_at"):
+    for suffix in ("_ms", "_ns", "_s", "_bytes", "_at"):
         if words_.endswith(suffix) and words_ != suffix.lstrip("_"):
             words_ = words_.removesuffix(suffix)
     words_ = words_.replace("_", " ")
@@ -114,12 +114,13 @@ def _figure(key: str, value: float) -> str:
     return words.number(value)
 
 
-def _table(rows: list[Mapping[str, Any]]) -> Table:
+def _table(rows: list[Mapping[str, Any]], facts: Mapping[str, Any]) -> Table:
     keys = [key for key in dict.fromkeys(key for row in rows for key in row) if key not in _HIDDEN]
     if "fingerprint" in keys:
         keys = [key for key in _CALL_COLUMNS if key in keys]
-    # A column that says nothing in any row only takes room.
-    keys = [key for key in keys if any(row.get(key) not in (None, "", [], {}) for row in rows)][:SHOWN_COLUMNS]
+    # A column that says nothing in any row, or what a fact above the table says already, only takes room.
+    keys = [key for key in keys if any(row.get(key) not in (None, "", [], {}, facts.get(key)) for row in rows)]
+    keys = keys[:SHOWN_COLUMNS]
     return Table(
         [title(key) for key in keys],
         [[cell(key, row.get(key, "")) for key in keys] for row in rows[:SHOWN_ROWS]],
