@@ -46,21 +46,20 @@ class Guard:
 
     def __init__(self) -> None:
         self.problems: list[str] = []
-        self._hook = ""
+        self._hooks: list[str] = []  # guards may stand within one another
 
     def __call__(self, hook: str) -> Guard:
-        self._hook = hook
+        self._hooks.append(hook)
         return self
 
     def __enter__(self) -> None:
         return None
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> bool:
-        if error is None:
+        hook = self._hooks.pop()
+        if error is None or not_ours(error):
             return False
-        if not_ours(error):
-            return False
-        self.say(self._hook, error)
+        self.say(hook, error)
         return True
 
     def say(self, hook: str, error: BaseException) -> None:
