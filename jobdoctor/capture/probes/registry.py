@@ -24,6 +24,7 @@ from jobdoctor.capture.probes.locks import FileLockProbe, ThreadLockProbe
 from jobdoctor.capture.probes.mail import MailProbe
 from jobdoctor.capture.probes.psycopg2_driver import Psycopg2Probe
 from jobdoctor.capture.probes.psycopg_driver import PsycopgProbe
+from jobdoctor.capture.probes.psycopg_pool import PsycopgPoolProbe
 from jobdoctor.capture.probes.redis_client import RedisProbe
 from jobdoctor.capture.probes.redis_lock import RedisLockProbe
 from jobdoctor.capture.probes.sleep import AsyncioSleepProbe, SleepProbe
@@ -40,6 +41,7 @@ PROBES: tuple[Probe, ...] = (
     Psycopg2Probe(),
     SqlAlchemyProbe(),
     SqlAlchemyPoolProbe(),
+    PsycopgPoolProbe(),
     RedisProbe(),
     RedisLockProbe(),
     HttpClientProbe(),
