@@ -31,6 +31,7 @@ logger = logging.getLogger("jobdoctor")
 META_KEY = "jobdoctor"
 #: Frames looked at for a request: a web framework's own stack is 20 to 60 frames deep.
 _FRAMES = 80
+_CRON_FILE = os.path.join(os.path.dirname(sys.modules[Job.__module__].__file__ or ""), "cron.py")
 _PARAMETER = re.compile(r"<[^>]*>|\{[^}]*\}|\(\?P<[^>]*>(?:[^()]|\([^()]*\))*\)")
 
 #: (module attribute holder, name, original) of what is wrapped now.
@@ -154,8 +155,8 @@ def _facts(parent: Job | None) -> dict[str, Any]:
     if not _host:
         _host = socket.gethostname()
     frame: FrameType | None = sys._getframe(3)
-    site = callsites.site_of(frame)
-    facts: dict[str, Any] = {"k": "code", "c": site.callsite, "f": site.function, "p": os.getpid(), "h": _host}
+    callsite, function, by_cron = _enqueuer(frame)
+    facts: dict[str, Any] = {"k": "code", "c": callsite, "f": function, "p": os.getpid(), "h": _host}
     if parent is not None:
         facts["k"] = "job"
         facts["i"] = parent.id
@@ -164,7 +165,7 @@ def _facts(parent: Job | None) -> dict[str, Any]:
         else:
             facts["j"] = job_name(parent)
     else:
-        if "rq.cron" in sys.modules and _called_from(frame, "rq.cron"):
+        if by_cron:
             facts["k"] = "cron"
         request = _request(frame)
         if request:
@@ -176,14 +177,19 @@ def _facts(parent: Job | None) -> dict[str, Any]:
     return facts
 
 
-def _called_from(frame: FrameType | None, module: str) -> bool:
-    for _ in range(_FRAMES):
-        if frame is None:
-            return False
-        if frame.f_globals.get("__name__") == module:
-            return True
+def _enqueuer(frame: FrameType | None) -> tuple[str, str, bool]:
+    """The first application frame (line and function), and whether RQ's cron stands below it."""
+    start = frame
+    by_cron = False
+    while frame is not None:
+        code = frame.f_code
+        if callsites.is_application(code.co_filename):
+            return f"{callsites.relative(code.co_filename)}:{frame.f_lineno}", callsites.function_name(code), by_cron
+        if code.co_filename == _CRON_FILE:
+            by_cron = True
         frame = frame.f_back
-    return False
+    site = callsites.site_of(start)  # no application at all: a library's line
+    return site.callsite, site.function, by_cron
 
 
 def _request(frame: FrameType | None) -> str:
