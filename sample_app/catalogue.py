@@ -15,7 +15,7 @@ from sample_app import seed
 from sample_app.shop import Shop
 
 #: Rounds of a load unless it says otherwise, and in a quick demo.
-ROUNDS = 8
+ROUNDS = 7
 QUICK_ROUNDS = 6
 
 
