@@ -242,6 +242,7 @@ class ExecutionWatch:
             sampler_missing=self.sampler.missing if self.sampler is not None else self.sampler_missing,
             rusage=self.rusage,
             wait_status=self.wait_status,
+            oom_kills=self.sampler.oom_kills() if self.sampler is not None and self.wait_status else 0,
             own_cpu_ns=self.own_cpu_ns,
             killed_by_us=self.killed_by_us,
             payload=payload,

@@ -73,9 +73,13 @@ class Probe:
             original = getattr(owner, name)
         else:
             original = raw
-        wrapper: Any = next(
-            (ours for _, other, theirs, ours in self._replaced if other == name and theirs is original), None
-        )
+        wrapper: Any = None
+        for _, other, theirs, ours in self._replaced:
+            if other == name and (original is theirs or original is ours):
+                wrapper = ours
+                if original is ours:  # a package that took over its submodule's name after it was patched
+                    raw = theirs
+                break
         if wrapper is not None:
             pass
         elif isinstance(original, (classmethod, staticmethod)):
@@ -119,8 +123,7 @@ def foreign(error: BaseException) -> bool:
 def let_through(call: Call) -> None:
     """Let calls inside this one be recorded from now on, while it stays in flight: a response is being read, and what
     the job does between two reads is its own."""
-    if recorder._inside.get() is call:
-        recorder._inside.set(None)
+    call.let_through()
 
 
 Begin = Callable[[Recorder, tuple[Any, ...], dict[str, Any]], Call | None]

@@ -8,7 +8,7 @@ user's own is respected: the class that is made derives from it.
 from __future__ import annotations
 
 import functools
-import sqlite3
+import sqlite3.dbapi2 as sqlite3  # the package itself may still be on its way: it imports this first
 from collections.abc import Callable, Iterator
 from typing import Any
 

@@ -49,6 +49,33 @@ print("fine")
     )
 
 
+def test_sqlite3_imported_later_is_recorded_once_and_put_back() -> None:
+    assert (
+        python(
+            """
+from jobdoctor.capture import probes, recorder, recording
+probes.install_all()
+import sqlite3
+status, = (s for s in probes.statuses() if s.library == "sqlite3")
+assert (status.status, status.reason) == ("active", ""), status
+memory = recorder.open_memory()
+rec = recorder.Recorder(memory.buffer)
+recorder.start(rec)
+rec.mark("body")
+sqlite3.connect(":memory:").execute("SELECT 1")
+rec.mark("end")
+recorder.stop()
+assert [group.count for group in recording.read(memory.buffer).groups if group.operation == "SELECT"] == [1]
+probes.uninstall_all()
+import _sqlite3
+assert sqlite3.connect is sqlite3.dbapi2.connect is _sqlite3.connect
+print("fine")
+"""
+        )
+        == "fine"
+    )
+
+
 def test_a_loader_that_modules_share_is_left_as_it_was() -> None:
     assert (
         python(
