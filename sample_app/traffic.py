@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 import redis
 from rq.job import Job, JobStatus
 
-from sample_app.catalogue import CASES, LANES, QUICK_ROUNDS, Lane, Load
+from sample_app.catalogue import CASES, LANES, QUICK_ROUNDS, ROUNDS, Lane, Load
 from sample_app.shop import Shop
 
 #: How long the jobs of one round may take before the demo gives up, in seconds.
@@ -32,8 +32,8 @@ def loads_of(lane: str, only: frozenset[str] | None = None) -> list[Load]:
 
 
 def rounds_of(load: Load, quick: bool) -> int:
-    """A quick demo has fewer rounds; streams of jobs (with a pause) keep their length, which is what they are about."""
-    return min(load.rounds, QUICK_ROUNDS) if quick and load.pause_ms is None else load.rounds
+    """A quick demo has fewer rounds, except of loads whose own number of rounds is what they are about."""
+    return QUICK_ROUNDS if quick and load.rounds == ROUNDS else load.rounds
 
 
 def run_phase(
