@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
+from jobdoctor.capture.probes import registry
 from jobdoctor.model import ProbeStatus
 
 
 def install_probes() -> None:
-    """Wraps the libraries that are imported, and those that will be. Imported here: a worker class alone loads none."""
-    from jobdoctor.capture.probes import registry
-
+    """Wraps the libraries that are imported, and those that will be."""
     registry.install_all()
 
 
 def probe_statuses() -> list[ProbeStatus]:
     """What each probe sees in this process, the enqueues of ``stamps`` among them."""
-    from jobdoctor.capture.probes import registry
-
     return [*registry.statuses(), ProbeStatus("enqueue", "rq", "active")]
