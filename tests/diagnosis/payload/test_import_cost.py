@@ -32,6 +32,18 @@ def test_fires_at_each_limit(imported: float, run: float) -> None:
     assert ask(ImportCostRule, alike(run_ms=run, ledger={"import": imported, "cpu": run - imported}))
 
 
+@pytest.mark.parametrize(("imported", "severity"), [(149.0, "info"), (150.0, "warning")])
+def test_the_libraries_that_most_jobs_use_are_only_said(imported: float, severity: str) -> None:
+    executions = alike(run_ms=400, ledger={"import": imported, "cpu": 400 - imported})
+    assert only(ask(ImportCostRule, executions)).severity == severity
+
+
+def test_a_host_that_was_busy_for_most_executions_is_no_illness() -> None:
+    calm = alike(number=4, run_ms=100, ledger={"import": 40, "cpu": 60})
+    busy = alike(number=6, run_ms=400, ledger={"import": 200, "cpu": 60, "cpu_wait": 140})
+    assert ask(ImportCostRule, [*calm, *busy]) == []
+
+
 @pytest.mark.parametrize("kind", ["simple", "inline"])
 def test_silent_where_imports_are_kept(kind: str) -> None:
     assert ask(ImportCostRule, alike(worker_kind=kind, run_ms=600, ledger={"import": 420, "cpu": 180})) == []
