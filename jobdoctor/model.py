@@ -262,6 +262,7 @@ class ImportCost(Struct, frozen=True):
     total_ns: int
     self_ns: int
     depth: int = 0
+    in_body: bool = False  # imported while the job function ran, not before it
 
 
 class ProbeStatus(Struct, frozen=True, omit_defaults=True):

@@ -372,9 +372,15 @@ def _body(
         "body_cpu_ns": body_cpu_ns,
         "body_runqueue_ns": body_runqueue_ns,
         "gc_ns": recording.gc_body_ns,
+        "import_ns": sum(each.total_ns for each in _facts(recording, "import", ImportCost) if _in_body(each)),
         "busy": [(clock.at(span.start_ns), clock.at(span.start_ns + span.duration_ns)) for span in recording.spans]
         + ([(in_flight.start_ns, in_flight.start_ns + in_flight.duration_ns)] if in_flight else []),
     }
+
+
+def _in_body(imported: ImportCost) -> bool:
+    """Whether an import by itself (not one made by another) ran inside the job function."""
+    return imported.in_body and not imported.depth
 
 
 def _total_cpu_ns(observation: Observation) -> int | None:

@@ -6,8 +6,9 @@ phase other than the body belongs to that phase, whatever was done in it. The bo
 1. Calls seen by probes have the wall time that the recorder attributed to their channel; it is disjoint already. Of it
    the client-side CPU goes to ``cpu`` with the channel as detail, what is known to be blocked by another database
    session to ``lock``, the rest to the channel with the target as detail.
-2. CPU outside of calls is ``cpu`` (of it, garbage collection is ``gc``). CPU that other threads used while the job
-   waited in a call overlaps with that wait: wall time is counted once, as the wait, and the overlap is left out.
+2. CPU outside of calls is ``cpu`` (of it, garbage collection is ``gc``, and imports inside the function ``import``).
+   CPU that other threads used while the job waited in a call overlaps with that wait: wall time is counted once, as
+   the wait, and the overlap is left out.
 3. Run-queue delay is ``cpu_wait``: first of the time outside of calls; what does not fit there was spent waking up from
    calls, and is taken off their waits evenly, off sleeps last.
 4. What then remains was blocked in the kernel outside of any probe, as far as samples show it (``other_wait``, with
@@ -56,6 +57,7 @@ class LedgerInputs(Struct):
     body_cpu_ns: int | None = None
     body_runqueue_ns: int = 0
     gc_ns: int = 0  # while the body ran
+    import_ns: int = 0  # imports while the body ran
     samples: list[Sample] = field(default_factory=list)
     busy: list[tuple[int, int]] = field(default_factory=list)  # stretches in which a probe saw a call
 
@@ -136,8 +138,12 @@ def _divide(inputs: LedgerInputs, bodies: list[tuple[int, int]], put: _Put) -> N
     if inputs.body_cpu_ns is not None:
         own = min(outside, max(0, inputs.body_cpu_ns - sum(inside.values())))
         collected = min(own, max(0, inputs.gc_ns))
+        # An import computes, and like all that computes it also waits for the processor.
+        ready = own + min(max(0, inputs.body_runqueue_ns), outside - own)
+        imported = min(own - collected, inputs.import_ns * own // ready) if ready else 0
         put("gc", "", collected)
-        put("cpu", "", own - collected)
+        put("import", "", imported)
+        put("cpu", "", own - collected - imported)
     outside -= own
 
     # Runnable, not running.

@@ -90,6 +90,21 @@ def test_time_in_a_phase_belongs_to_the_phase_not_to_cpu() -> None:
     assert parts == {("import", ""): 900, ("cpu", ""): 60, ("unexplained", ""): 40}
 
 
+def test_imports_inside_the_function_are_imports_as_far_as_they_computed() -> None:
+    body = [Phase("body", 0, 1_000)]
+    assert ledger(phases=body, body_cpu_ns=800, import_ns=300) == {
+        ("import", ""): 300,
+        ("cpu", ""): 500,
+        ("unexplained", ""): 200,
+    }
+    # Of 300 ns of imports on a host that is half busy, 240 / (240 + 60) of them computed.
+    assert ledger(phases=body, body_cpu_ns=800, body_runqueue_ns=200, import_ns=300) == {
+        ("import", ""): 240,
+        ("cpu", ""): 560,
+        ("cpu_wait", ""): 200,
+    }
+
+
 def test_cpu_of_threads_that_overlaps_with_waiting_is_not_counted_twice() -> None:
     parts = ledger(phases=[Phase("body", 0, 1_000)], channel_ns={"http": 900}, body_cpu_ns=800, gc_ns=500)
     assert parts == {("http", ""): 900, ("gc", ""): 100}
@@ -235,6 +250,7 @@ waits = st.sampled_from(["futex", "socket", "sleep", "disk", "child", "running",
         body_cpu_ns=st.none() | ns,
         body_runqueue_ns=ns,
         gc_ns=ns,
+        import_ns=ns,
         samples=st.lists(st.builds(Sample, ns, ns, ns, ns, waits), max_size=20),
         busy=st.lists(st.tuples(ns, ns), max_size=10),
     )

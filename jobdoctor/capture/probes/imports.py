@@ -13,6 +13,7 @@ from types import ModuleType
 from typing import Any, ClassVar, Final
 
 from jobdoctor.capture import recorder
+from jobdoctor.capture.layout import PHASE_INDEX
 from jobdoctor.capture.probes.base import Probe
 
 #: Modules that take less are not worth a line.
@@ -41,7 +42,14 @@ def _find_and_load(original: Callable[..., Any]) -> Callable[..., Any]:
             else:
                 _below.pop(get_ident(), None)
             if total >= NOTED_NS and not str(name).startswith("jobdoctor"):
-                rec.note("import", module=str(name), total_ns=total, self_ns=max(0, total - inner), depth=len(stack))
+                rec.note(
+                    "import",
+                    module=str(name),
+                    total_ns=total,
+                    self_ns=max(0, total - inner),
+                    depth=len(stack),
+                    in_body=rec.phase == PHASE_INDEX["body"],
+                )
 
     return _find_and_load
 
