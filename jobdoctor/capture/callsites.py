@@ -7,6 +7,7 @@ cached: hashing a code object costs five times as much.
 
 from __future__ import annotations
 
+import inspect
 import os
 import sys
 import sysconfig
@@ -119,9 +120,10 @@ def _library_name(filename: str) -> str:
     return relative(filename)
 
 
-def site_of(frame: FrameType | None) -> Site:
-    """The site of a call that ``frame`` (or what it was called by) made. Without any application frame: the outermost
-    library frame, or code without a file when there is nothing else."""
+def site_of(frame: FrameType | None, home: object = None) -> Site:
+    """The site of a call that ``frame`` (or what it was called by) made. Without any application frame (a library's
+    coroutine that became a task has none): the function ``home``, or else the outermost library frame, or code without
+    a file when there is nothing else."""
     stack: list[str] = []
     callsite = function = ""
     fallback: FrameType | None = None
@@ -140,6 +142,12 @@ def site_of(frame: FrameType | None) -> Site:
             fallback = frame
         frame = frame.f_back
         depth += 1
+    if not stack and callable(home):
+        own = getattr(inspect.unwrap(home), "__code__", None)
+        if isinstance(own, CodeType):
+            function = function_name(own)
+            callsite = f"{relative(own.co_filename)}:{own.co_firstlineno}"
+            stack = [f"{callsite} {function}"]
     if not stack and fallback is not None:
         code = fallback.f_code
         function = function_name(code)

@@ -463,6 +463,7 @@ class Recorder:
         self.last = 0
         self.slots = list(range(FLIGHTS - 1, -1, -1))
         self.phase = 0
+        self.home: Any = None  # the function that runs: the callsite of calls that no application frame makes
         self.channels_at = H_CHANNELS
         self._silent = False
         words = self.words
@@ -537,7 +538,7 @@ class Recorder:
     def _find_cell(self, shape: Shape, key: int, frame: Any) -> Cell:
         """The cell of a call seen for the first time from this instruction."""
         with self.lock:
-            site = site_of(frame)
+            site = site_of(frame, self.home)
             place = (site.callsite, site.function)
             cell = shape.sites.get(place)
             if cell is None:

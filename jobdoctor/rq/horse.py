@@ -203,6 +203,7 @@ class Horse:
                 raise
             if self._resolving:
                 self._resolving = False
+                self.recorder.home = found
                 self.mark("body")
             return found
 

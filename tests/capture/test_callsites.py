@@ -13,6 +13,7 @@ import textwrap
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import pytest
@@ -188,6 +189,29 @@ def test_without_any_application_frame_the_outermost_library_frame_is_named(tmp_
     where, _ = shown.stdout.split()
     assert where.rpartition(":")[2].isdigit()
     assert where != ":0"
+
+
+def test_without_any_application_frame_the_job_itself_is_named() -> None:
+    # A coroutine of the standard library that became a task: nothing of the application is on its stack.
+    frames: list[FrameType] = []
+    code = compile("def step(frames, here): frames.append(here())", asyncio.tasks.__file__, "exec")
+    scope: dict[str, Any] = {}
+    exec(code, scope)
+    thread = threading.Thread(target=scope["step"], args=(frames, sys._getframe))
+    thread.start()
+    thread.join()
+
+    @functools.lru_cache
+    def job() -> None: ...
+
+    line = job.__wrapped__.__code__.co_firstlineno
+    site = callsites.site_of(frames[0], job)
+    assert site.callsite == f"tests/capture/test_callsites.py:{line}"
+    assert site.function.endswith("job")
+    assert site.stack == [f"{site.callsite} {site.function}"]
+    assert callsites.site_of(frames[0], print).callsite.startswith("threading.py:")
+    own = callsites.site_of(sys._getframe(), job)
+    assert own.function == "test_without_any_application_frame_the_job_itself_is_named"
 
 
 def test_file_names_are_remembered_up_to_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
