@@ -165,7 +165,7 @@ def execution(number: int, **fields: object) -> Execution:
     spans += [Span(3, (3_300 + index * 5) * MS, MS // 2) for index in range(12)]
     ledger = {
         "dispatch": 2.0, "fork": 6.0, "deserialize": 1.2, "import": 35.0, "cpu": 310.0, "cpu_wait": 9.0,
-        "sql": 3_050.0, "redis": 6.0, "http": 465.0, "result": 0.4, "persist": 4.0, "reap": 3.0,
+        "sql": 3_040.0, "redis": 6.0, "http": 460.0, "result": 0.4, "persist": 4.0, "reap": 3.0,
     }  # fmt: skip
     base = make_execution(
         wait_ms=640,
