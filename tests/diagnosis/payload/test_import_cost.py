@@ -19,7 +19,13 @@ IMPORTS = [
 
 def test_fires_on_imports_in_each_horse() -> None:
     executions = alike(imports=IMPORTS, run_ms=600, ledger={"import": 420, "cpu": 180})
-    assert only(ask(ImportCostRule, executions)).severity == "critical"
+    assert only(ask(ImportCostRule, executions)).severity == "warning"
+
+
+@pytest.mark.parametrize(("imported", "severity"), [(999.0, "warning"), (1_000.0, "critical")])
+def test_critical_from_a_second_on(imported: float, severity: str) -> None:
+    executions = alike(run_ms=1_200, ledger={"import": imported, "cpu": 1_200 - imported})
+    assert only(ask(ImportCostRule, executions)).severity == severity
 
 
 @pytest.mark.parametrize(("imported", "run"), [(49.0, 100.0), (60.0, 601.0)], ids=["milliseconds", "share"])
@@ -32,10 +38,23 @@ def test_fires_at_each_limit(imported: float, run: float) -> None:
     assert ask(ImportCostRule, alike(run_ms=run, ledger={"import": imported, "cpu": run - imported}))
 
 
-@pytest.mark.parametrize(("imported", "severity"), [(149.0, "info"), (150.0, "warning")])
+@pytest.mark.parametrize(("imported", "severity"), [(299.0, "info"), (300.0, "warning")])
 def test_the_libraries_that_most_jobs_use_are_only_said(imported: float, severity: str) -> None:
     executions = alike(run_ms=400, ledger={"import": imported, "cpu": 400 - imported})
     assert only(ask(ImportCostRule, executions)).severity == severity
+
+
+@pytest.mark.parametrize(("own", "severity"), [(49, "info"), (60, "warning"), (250, "warning")])
+def test_work_of_the_jobs_own_package_weighs_earlier(own: int, severity: str) -> None:
+    imports = [ImportCost("app.tables", 280 * MS, own * MS, 0), ImportCost("requests", 30 * MS, 30 * MS, 1)]
+    executions = alike(imports=imports, run_ms=400, ledger={"import": 280, "cpu": 120})
+    assert only(ask(ImportCostRule, executions)).severity == severity
+
+
+def test_the_own_package_pays_nothing_for_the_libraries_below_it() -> None:
+    imports = [ImportCost("app.jobs", 200 * MS, 5 * MS, 0), ImportCost("apparel", 195 * MS, 195 * MS, 1)]
+    executions = alike(imports=imports, run_ms=300, ledger={"import": 200, "cpu": 100})
+    assert only(ask(ImportCostRule, executions)).severity == "info"
 
 
 def test_a_host_that_was_busy_for_most_executions_is_no_illness() -> None:

@@ -3,7 +3,9 @@
 ## What it looks for
 
 Time spent importing in the work horse before and in the job, in forked and spawned workers, when it is at least
-`import_ms` and at least `import_share` of the run. The modules are listed with what each cost.
+`import_ms` and at least `import_share` of the run. The modules are listed with what each cost. What the job's own
+package does while it is imported (tables built, files read) weighs from `import_ms` on. Libraries that are merely
+loaded are ordinary, and only said, until all imports together take `heavy_ms`.
 
 ## Why it costs time
 
@@ -29,7 +31,7 @@ from jobdoctor.diagnosis import measure
 from jobdoctor.diagnosis.measure import words_ms, words_share
 from jobdoctor.diagnosis.rule import Limit, NotChecked
 from jobdoctor.diagnosis.severity import TimeRule
-from jobdoctor.model import Evidence, Execution, Finding, ImportCost, JobHistory
+from jobdoctor.model import Evidence, Execution, Finding, ImportCost, JobHistory, Severity
 
 _MODULES_NAMED = 8
 
@@ -50,11 +52,10 @@ class ImportCostRule(TimeRule):
         "own: four times what a fork costs; rq/rq#2098 reports seconds",
     )
     heavy_ms = Limit(
-        150,
+        300,
         "ms",
-        "time of imports in each horse below which they are never more than info",
-        "own: the client libraries that most jobs use (requests, httpx, SQLAlchemy) take 50 to 150 ms on the "
-        "reference machine",
+        "time of imports in each horse below which those of libraries are never more than info",
+        "measured: requests, httpx, SQLAlchemy or Django take 50 to 300 ms on the reference machine, alone or together",
     )
     import_share = Limit(0.1, "share", "share of the run that imports take", "own: below it, other things come first")
     module_share = Limit(0.05, "share", "share of the imports from which a module is in the preload list", "own")
@@ -70,6 +71,7 @@ class ImportCostRule(TimeRule):
         run = measure.run_ms(executions)
         if cost < self.limits.import_ms or cost < self.limits.import_share * run:
             return
+        own = measure.quantile([_own_ms(each, history.job) for each in executions], 0.25)
         modules = self._modules(executions)
         names = [module.module for module in modules if module.depth == 0] or [history.job.rpartition(".")[0]]
         fork = executions[0].worker_kind == "fork"
@@ -99,8 +101,17 @@ class ImportCostRule(TimeRule):
                     },
                 )
             )
+        if own >= self.limits.import_ms:
+            evidence.append(
+                Evidence(
+                    "fact",
+                    f"{words_ms(own)} of it is work of {_package(history.job)} itself while it is imported, "
+                    "not its libraries'",
+                    {"own_ms": round(own, 3)},
+                )
+            )
         yield self.finding(
-            severity=self.severity(cost * 0.95, run) if cost >= self.limits.heavy_ms else "info",
+            severity=self._gravity(cost, own, run),
             confidence=0.95 if fork and modules else 0.85,
             title=f"{words_ms(cost)} of imports in each work horse ({words_share(cost / run)} of the run)",
             cost_ms=measure.mean(costs),
@@ -111,6 +122,14 @@ class ImportCostRule(TimeRule):
             snippet=_snippet(names, modules, history),
             evidence=evidence,
         )
+
+    def _gravity(self, cost: float, own: float, run: float) -> Severity:
+        """All of the cost counts once it is heavy; before that, what the application itself does at import."""
+        counted = cost if cost >= self.limits.heavy_ms else own
+        if counted < self.limits.import_ms:
+            return "info"
+        severity = self.severity(counted * 0.95, run)
+        return "warning" if severity == "critical" and counted < self.limits.critical_ms else severity
 
     def _modules(self, executions: Sequence[Execution]) -> list[ImportCost]:
         """Modules with their mean cost over the executions that recorded any, the dearest first."""
@@ -125,6 +144,16 @@ class ImportCostRule(TimeRule):
         whole = sum(module.total_ns for module in means if module.depth == 0) or sum(m.self_ns for m in means)
         dear = [module for module in means if module.total_ns >= self.limits.module_share * whole]
         return sorted(dear, key=lambda module: (module.depth, -module.total_ns))[: 2 * _MODULES_NAMED]
+
+
+def _package(name: str) -> str:
+    return name.partition(".")[0]
+
+
+def _own_ms(execution: Execution, job: str) -> float:
+    """What the modules of the job's package took by themselves, without the imports below them."""
+    package = _package(job)
+    return sum(each.self_ns for each in execution.imports if _package(each.module) == package) / measure.NS_PER_MS
 
 
 def _snippet(names: Sequence[str], modules: Sequence[ImportCost], history: JobHistory) -> str:
