@@ -220,6 +220,7 @@ class Sample(Struct, frozen=True, array_like=True):
     wait: str = ""  # what it was blocked in: "futex", "socket", "sleep", "disk", "child", "running", ""
     read_bytes: int = 0
     written_bytes: int = 0
+    threads_runqueue_ns: int = 0  # runnable, not running: the threads beside the main one, summed
 
 
 class Rusage(Struct, frozen=True, omit_defaults=True):

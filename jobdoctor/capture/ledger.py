@@ -12,12 +12,14 @@ phase other than the body belongs to that phase, whatever was done in it. The bo
 3. Run-queue delay is ``cpu_wait``: first of the time outside of calls; what does not fit there was spent waking up from
    calls, and is taken off their waits evenly, off sleeps last.
 4. What then remains was blocked in the kernel outside of any probe, as far as samples show it (``other_wait``, with
-   what it was blocked in), and else ``unexplained``.
+   what it was blocked in), and else ``unexplained``. While the job waited for threads of its own (in a futex) and
+   these waited for a processor, the wait is ``cpu_wait``, too.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 
 from msgspec import Struct, field
 
@@ -171,6 +173,12 @@ def _divide(inputs: LedgerInputs, bodies: list[tuple[int, int]], put: _Put) -> N
     # Waits that they did not.
     seen = _blocked_outside(inputs, bodies)
     total = min(outside, sum(seen.values()))
+    queued = min(total, seen.get("futex", 0), _threads_delay(inputs.samples, bodies))
+    if queued:
+        put("cpu_wait", "", queued)
+        seen["futex"] -= queued
+        outside -= queued
+        total -= queued
     for wait, ns in _share(total, seen).items():
         put("other_wait", wait, ns)
     put("unexplained", "", outside - total)
@@ -196,6 +204,19 @@ def _blocked_outside(inputs: LedgerInputs, bodies: list[tuple[int, int]]) -> dic
             after = (within[number + 1].at_ns + sample.at_ns) // 2 if number + 1 < len(within) else end
             found[sample.wait] = found.get(sample.wait, 0) + after - before
     return found
+
+
+def _threads_delay(samples: list[Sample], bodies: list[tuple[int, int]]) -> int:
+    """Run-queue delay of the body's other threads while its main thread was blocked in a futex; at most the time
+    between two samples for each pair, for several threads may have waited at once."""
+    ordered = sorted(samples, key=lambda sample: sample.at_ns)
+    delay = 0
+    for before, after in pairwise(ordered):
+        if "futex" not in (before.wait, after.wait) or not any(start <= after.at_ns < end for start, end in bodies):
+            continue
+        grown = after.threads_runqueue_ns - before.threads_runqueue_ns
+        delay += max(0, min(grown, after.at_ns - before.at_ns))
+    return delay
 
 
 def _share(total: int, weights: dict[str, int]) -> dict[str, int]:

@@ -2,8 +2,9 @@
 
 On Linux by ``pread`` of /proc files that stay open (10 to 20 us a sample, in the parent; the horse pays nothing). CPU
 is of the whole process; while it has one thread it is exact to the nanosecond (schedstat), with more it comes in ticks
-of the kernel's clock (10 ms). What it waits for, and the run-queue delay, are of its main thread. Where /proc does not
-exist psutil gives CPU and memory; where neither works ``missing`` says so.
+of the kernel's clock (10 ms). What it waits for, and the run-queue delay, are of its main thread; the delay of its
+other threads is read beside it while there are any. Where /proc does not exist psutil gives CPU and memory; where
+neither works ``missing`` says so.
 """
 
 from __future__ import annotations
@@ -25,6 +26,9 @@ SAMPLES = 512
 FIRST_INTERVAL_S = 0.005
 LAST_INTERVAL_S = 0.050
 _INTERVAL_SHARE = 1 / 40
+
+#: Threads whose run-queue delay is read with each sample.
+_THREADS = 32
 
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 _TICK_NS = 1_000_000_000 // max(1, os.sysconf("SC_CLK_TCK"))
@@ -61,6 +65,7 @@ class _ProcReader:
         self.calls = _SYSCALLS.get(platform.machine(), {})
         self.descriptors: dict[str, int] = {}
         self.cpu_ns = 0
+        self.delays: dict[str, int] = {}  # of the threads beside the main one
         for name in ("stat", "statm", "schedstat", "io", "syscall"):
             try:
                 self.descriptors[name] = os.open(f"/proc/{pid}/{name}", os.O_RDONLY | os.O_CLOEXEC)
@@ -93,6 +98,8 @@ class _ProcReader:
             return None  # it has given its memory back: it is about to be gone
         exact, delayed = (int(scheduled[0]), int(scheduled[1])) if len(scheduled) >= 2 else (0, 0)
         threads = int(stat[17])
+        if threads > 1:
+            self._read_threads()
         ticks = (int(stat[11]) + int(stat[12])) * _TICK_NS
         cpu_ns = exact if exact and threads == 1 and exact + _TICK_NS >= ticks else max(exact, ticks)
         self.cpu_ns = max(self.cpu_ns, cpu_ns)
@@ -110,7 +117,23 @@ class _ProcReader:
             wait=wait,
             read_bytes=read_bytes,
             written_bytes=written_bytes,
+            threads_runqueue_ns=sum(self.delays.values()),
         )
+
+    def _read_threads(self) -> None:
+        """Run-queue delays of the other threads; that of a thread which has ended stays as it was last seen."""
+        try:
+            threads = os.listdir(f"/proc/{self.pid}/task")
+        except OSError:
+            return
+        for thread in threads[: _THREADS + 1]:
+            if thread == str(self.pid) or (thread not in self.delays and len(self.delays) >= 8 * _THREADS):
+                continue
+            try:
+                with open(f"/proc/{self.pid}/task/{thread}/schedstat", "rb") as scheduled:
+                    self.delays[thread] = int(scheduled.read().split()[1])
+            except (OSError, IndexError, ValueError):
+                continue  # it ended meanwhile, or the kernel does not say
 
     def _wait(self, state: bytes) -> str:
         if state == b"D":

@@ -217,6 +217,24 @@ def test_waits_outside_of_probes_come_from_samples() -> None:
     }
 
 
+def test_a_job_whose_threads_wait_for_a_processor_waits_for_it_too() -> None:
+    waits = [Sample(at, at, 0, 0, "futex", threads_runqueue_ns=at // 2) for at in range(100, 1_000, 100)]
+    parts = ledger(phases=[Phase("body", 0, 1_000)], body_cpu_ns=400, samples=waits)
+    assert parts == {("cpu", ""): 400, ("cpu_wait", ""): 400, ("other_wait", "futex"): 200}
+
+
+def test_many_threads_wait_no_longer_than_the_job() -> None:
+    waits = [Sample(at, 0, 0, 0, "futex", threads_runqueue_ns=8 * at) for at in range(100, 1_000, 100)]
+    parts = ledger(phases=[Phase("body", 0, 1_000)], body_cpu_ns=700, samples=waits)
+    assert parts == {("cpu", ""): 700, ("cpu_wait", ""): 300}
+
+
+def test_threads_that_wait_for_a_processor_beside_a_busy_job_hold_up_nobody() -> None:
+    beside = [Sample(at, 0, 0, 0, "socket", threads_runqueue_ns=at) for at in range(100, 1_000, 100)]
+    parts = ledger(phases=[Phase("body", 0, 1_000)], body_cpu_ns=100, samples=beside)
+    assert parts == {("cpu", ""): 100, ("other_wait", "socket"): 900}
+
+
 def test_phases_that_overlap_or_leave_the_run_are_cut() -> None:
     parts = ledger(
         forked_ns=2_000,

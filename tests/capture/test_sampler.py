@@ -95,6 +95,20 @@ class TestWaits:
         watched, _ = watch(work)
         assert waits(watched).most_common(1)[0][0] == "futex"
 
+    def test_threads_that_wait_for_a_processor(self) -> None:
+        def work() -> None:
+            os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+            if os.fork() == 0:  # somebody else on the one processor
+                spin(0.3)
+                os._exit(0)
+            thread = threading.Thread(target=spin, args=(0.2,))
+            thread.start()
+            thread.join()
+            os.wait()
+
+        watched, _ = watch(work)
+        assert watched.samples[-1].threads_runqueue_ns > 50_000_000
+
     def test_a_file_lock(self, tmp_path: Path) -> None:
         path = tmp_path / "lock"
         with open(path, "w") as mine:

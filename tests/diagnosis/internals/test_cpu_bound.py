@@ -50,6 +50,11 @@ def test_a_busy_host_does_not_hide_it() -> None:
     assert only(ask(CpuBound, alike(run_ms=1_500, ledger=ledger))).severity == "warning"
 
 
+def test_what_a_worker_does_around_the_job_does_not_hide_it() -> None:
+    ledger = {"dispatch": 100, "fork": 60, "cpu": 330, "persist": 100, "other_wait": 40}
+    assert only(ask(CpuBound, alike(run_ms=630, ledger=ledger))).severity == "info"
+
+
 def test_the_hot_path_passes_through_libraries_and_ends_where_time_spreads() -> None:
     assert [frame.function for frame in hot_path(PROFILE, 0.4)] == ["monthly", "score"]
 

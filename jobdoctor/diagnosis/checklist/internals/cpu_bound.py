@@ -33,6 +33,9 @@ from jobdoctor.model import Evidence, Execution, Finding, JobHistory, Profile, P
 #: Channels whose client-side CPU stands under ``cpu`` with their name as the detail.
 _CALL_DETAILS = frozenset({"sql", "http", "redis", "file", "lock", "pool", "mail", "subprocess", "enqueue"})
 
+#: What a worker does before and after the job: a busy host stretches it, and the job has no part in it.
+_AROUND = ("dispatch", "fork", "persist", "reap")
+
 
 class CpuBound(Rule):
     """JD301."""
@@ -45,7 +48,7 @@ class CpuBound(Rule):
     cpu_share = Limit(
         0.6,
         "share",
-        "share of the run, without its waits for a processor, that is the job's own CPU",
+        "share of the run, without its waits for a processor and what RQ does around the job, that is its own CPU",
         "own: clearly the larger part",
     )
     cpu_ms = Limit(200, "ms", "own CPU for each execution, below which nothing is said", "own: 15 times a fork")
@@ -61,7 +64,8 @@ class CpuBound(Rule):
         cpu = _own_cpu_ms(executions)
         # What it waited for a processor it would have computed: a busy host does not make a job less CPU-bound.
         undisturbed = max(cpu, run - measure.ledger_ms(executions, "cpu_wait"))
-        if cpu < self.limits.cpu_ms or cpu < self.limits.cpu_share * undisturbed:
+        around = measure.ledger_ms(executions, *_AROUND)
+        if cpu < self.limits.cpu_ms or cpu < self.limits.cpu_share * max(cpu, undisturbed - around):
             return
         profiled = [execution for execution in history.executions if execution.profile and execution.profile.frames]
         # The longest profile has the most samples.
