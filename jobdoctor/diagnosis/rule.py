@@ -101,7 +101,10 @@ class Rule(ABC):
         kind: RecommendationKind | None = None,
         where: Where | None = None,
     ) -> Finding:
-        """A finding of this rule; ``saving`` is (low, mid, high) in ms for each execution, ordered and not negative."""
+        """A finding of this rule; ``saving`` is (low, mid, high) in ms for each execution, ordered and not negative.
+
+        ``title`` is a headline and has no final period; ``text`` is sentences, and gets one where it has none.
+        """
         low, mid, high = sorted(max(0.0, value) for value in saving)
         return Finding(
             code=self.code,
@@ -115,6 +118,6 @@ class Rule(ABC):
             calls=calls,
             cost_ms=round(cost_ms, 3),
             saving_ms=Saving(round(low, 3), round(mid, 3), round(high, 3)),
-            recommendation=Recommendation(kind or self.kind, text, snippet),
+            recommendation=Recommendation(kind or self.kind, text.rstrip(" .") + ".", snippet),
             evidence=list(evidence),
         )

@@ -94,11 +94,12 @@ def _without_findings(history: JobHistory, executions: Sequence[Execution], hint
     too_long = wall > history.slo_ms if history.slo_ms else around >= AROUND_MS
     if too_long and part >= AROUND_SHARE:
         largest = max(AROUND_PARTS, key=lambda name: (measure.ledger_ms(executions, name), name))
+        hinted = next((hint.title for hint in hints if hint.where == "around"), "")
         return Verdict(
             "around",
             f"{measure.words_share(part)} of the {measure.words_ms(wall)} from enqueue to done is spent "
-            f"around the job, most of it in {largest.replace('_', ' ')}, and no rule names a cause: "
-            "look at the queue's other jobs",
+            f"around the job, most of it in {largest.replace('_', ' ')}"
+            + (f"; a hint: {hinted}" if hinted else ", and no rule names a cause: look at the queue's other jobs"),
             round(0.5 * _trust(executions), 2),
         )
     return Verdict(

@@ -29,7 +29,9 @@ def test_fires_and_names_the_holder() -> None:
     assert finding.cost_ms == pytest.approx(400)
     assert finding.callsite == "app/stock.py:9"
     assert "row lock held by app.tasks.recount" in finding.title
-    assert "FOR UPDATE" in finding.title
+    assert "SELECT" not in finding.title
+    assert "; what held it: SELECT" in finding.evidence[0].text
+    assert "FOR UPDATE" in finding.evidence[0].text
     assert finding.recommendation.kind == "lock"
     assert "skip_locked" in finding.recommendation.snippet
     assert finding.saving_ms.low < finding.saving_ms.mid < finding.saving_ms.high == pytest.approx(400)

@@ -129,8 +129,8 @@ class DatabaseLockWait(TimeRule):
         title = f"Blocked {measure.words_ms(waited)} an execution on {_WORDS[kind]}"
         if holder:
             title += f" held by {'other executions of this job' if job == history.job else holder}"
-        if statement:
-            title += f" ({_shortened(statement)})"
+        elif statement:
+            title += f" held by another session ({_shortened(statement)})"
         affected = {name for wait in found for name in wait.waited_ns}
         text = (
             f"{len(affected)} of {len(executions)} executions waited on {target or 'the database'}, the longest "
@@ -138,6 +138,8 @@ class DatabaseLockWait(TimeRule):
         )
         if main.statement:
             text += f"; what waited: {_shortened(main.statement)}"
+        if statement:
+            text += f"; what held it: {_shortened(statement)}"
         evidence = [contention_evidence(text, found)]
         worst = max(executions, key=lambda each: sum(wait.waited_ns.get(each.id, 0) for wait in found))
         evidence.append(measure.execution_evidence(worst, "The longest wait"))
