@@ -123,9 +123,9 @@ def print_table(outcome: Outcome) -> None:
     from rich.table import Table
 
     console = Console(width=WIDTH, highlight=False)
-    table = Table(box=box.SIMPLE_HEAD, width=WIDTH, padding=(0, 1, 0, 0), pad_edge=False)
-    table.add_column("job\nreport", overflow="fold", ratio=1)
-    table.add_column("found\nwhere, saving for each execution", overflow="fold", width=34)
+    table = Table(box=box.SIMPLE_HEAD, width=WIDTH, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
+    table.add_column("job and its report\n[dim]report of its healthy twin[/dim]", overflow="fold", ratio=1)
+    table.add_column("found, where, saving each time", overflow="fold", width=33)
     step = ""
     for code, sick, healthy in outcome.cases:
         planted = sick.finding(code)
@@ -142,8 +142,7 @@ def print_table(outcome: Outcome) -> None:
             found = f"[{_colour(planted)}]{planted.code}[/] {planted.name}{more}"
         table.add_row(escape(sick.name), found)
         table.add_row(f"[dim]{escape(str(sick.report))}[/dim]", _where(sick, planted))
-        table.add_row(escape(healthy.name), _health(healthy))
-        table.add_row(f"[dim]{escape(str(healthy.report))}[/dim]", "")
+        table.add_row(f"[dim]{escape(str(healthy.report))}[/dim]", _health(healthy))
     console.print(table)
     for sentence in outcome.sentences()[:-1]:
         console.print(sentence[:1].upper() + sentence[1:], style="red", markup=False)
@@ -160,10 +159,12 @@ def _colour(finding: Finding) -> str:
 
 
 def _where(patient: Patient, planted: Finding | None) -> str:
-    where = patient.diagnosis.verdict.where
+    """Where this illness sits: the verdict weighs all findings, and says "none" where they are hints."""
     if planted is None:
-        return where
-    return f"{where}, saves {duration(planted.saving_ms.mid)}" if planted.saving_ms.mid else where
+        return patient.diagnosis.verdict.where
+    hint = " (a hint)" if planted.severity == "info" else ""
+    saving = planted.saving_ms.mid
+    return f"{planted.where}{f', saves {duration(saving)}' if saving else ''}{hint}"
 
 
 def _health(patient: Patient) -> str:

@@ -97,6 +97,10 @@ def _exit_code(invoke: Callable[[], Any]) -> int:
     except JobdoctorError as error:
         _say(ERROR, f"{error.what}; {error.next_step}" if error.next_step else error.what)
         return 2
+    except click.exceptions.NoArgsIsHelpError as error:
+        # The whole help is the next step of somebody who typed the bare name.
+        click.echo(error.ctx.get_help() if error.ctx else error.format_message(), err=True)
+        return 2
     except click.UsageError as error:
         path = error.ctx.command_path if error.ctx else "jobdoctor"
         _say(ERROR, f"{error.format_message().rstrip('.')}; run `{path} --help`")

@@ -10,9 +10,11 @@ import click
 from jobdoctor.cli.options import quiet_option, store_option
 from jobdoctor.errors import ConfigError
 
+EXAMPLES = "write it like 2026-01-31T08:00 or 2026-01-31T08:00:00+00:00"
+
 
 @click.command("mark")
-@click.argument("kind", type=click.Choice(["deploy", "incident"]))
+@click.argument("kind", metavar="deploy|incident", type=click.Choice(["deploy", "incident"]))
 @click.argument("label", metavar="REV|LABEL")
 @click.option(
     "--at",
@@ -51,5 +53,7 @@ def _instant(text: str) -> int:
     except (ValueError, OverflowError, OSError):
         at_ns = -1
     if at_ns < 0:
-        raise ConfigError(f"--at {text!r} is no time", "write it like 2026-01-31T08:00 or 2026-01-31T08:00:00+00:00")
+        raise ConfigError(f"--at {text!r} is no time", EXAMPLES)
+    if at_ns > time.time_ns():
+        raise ConfigError(f"--at {text!r} lies in the future", f"mark it when it happens, or {EXAMPLES}")
     return at_ns

@@ -94,6 +94,11 @@ def test_the_table_fits_80_columns(capsys: pytest.CaptureFixture[str]) -> None:
     assert text.strip().endswith("1 of 1 planted illnesses found; no false alarm in 1 healthy twins")
 
 
+def test_a_hint_is_called_one_and_says_where_it_sits(capsys: pytest.CaptureFixture[str]) -> None:
+    demo_outcome.print_table(make_outcome(make_patient("orders.sync", ("JD401", "info")), make_patient("orders.fine")))
+    assert "inside, saves 50 ms (a hint)" in capsys.readouterr().out
+
+
 def test_json() -> None:
     answer = json.loads(
         demo_outcome.to_json(make_outcome(make_patient("orders.sync"), make_patient("orders.ok", ("JD201", "warning"))))
