@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from jobdoctor.diagnosis.measure import Calls, words_count
+from jobdoctor.diagnosis.measure import NS_PER_MS, Calls, stretch_ns, words_count
 from jobdoctor.model import Execution, SpanGroup
 
 #: Executions needed before varying counts say anything.
@@ -58,6 +58,31 @@ def growth(calls: Calls) -> Growth:
         f"The number of calls follows the input: from {words_count(min(counts))} to {words_count(max(counts))} "
         f"over {len(counts)} executions",
     )
+
+
+def between_ms(calls: Calls) -> float:
+    """CPU between the calls of a loop, in ms for each execution: an ORM's work around each query, and the job's own.
+
+    It is the stretch from the first call to the last, without these and all other calls in it, and never more than the
+    CPU that the ledger found outside of calls. Where several lines call within the stretch, each has its part.
+    """
+    between = 0.0
+    for group, owner in zip(calls.groups, calls.owners, strict=True):
+        if group.count < 2 or 2 * group.concurrent > group.count:
+            continue
+        rest = float(max(0, stretch_ns(group) - group.total_ns))
+        beside = 0.0
+        for other in owner.groups:
+            if other is group or other.last_end_ns <= other.first_start_ns:
+                continue
+            common = min(group.last_end_ns, other.last_end_ns) - max(group.first_start_ns, other.first_start_ns)
+            if common > 0:
+                part = common / (other.last_end_ns - other.first_start_ns)
+                rest -= other.total_ns * part
+                beside += other.count * part
+        computed = sum(part.ns for part in owner.ledger if part.name == "cpu" and not part.detail)
+        between += max(0.0, min(rest, computed)) * group.count / (group.count + beside)
+    return between / calls.executions / NS_PER_MS
 
 
 def shortened(statement: str) -> str:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from jobdoctor.diagnosis.checklist.batching.n_plus_one_query import NPlusOneQuery
-from jobdoctor.model import SpanGroup
-from tests.builders import make_execution, make_group
+from jobdoctor.model import Saving, SpanGroup
+from tests.builders import MS, make_execution, make_group
 from tests.diagnosis.asking import GRAVE, alike, ask, only
 
 IN_LIST = "SELECT * FROM orders WHERE id IN (?+)"
@@ -46,6 +48,52 @@ def test_names_the_query_that_feeds_the_loop() -> None:
     finding = only(ask(NPlusOneQuery, alike(feeding, make_group(count=412, ms=900), run_ms=1_000)))
     assert any("412 rows that app/tasks.py:38 fetched" in evidence.text for evidence in finding.evidence)
     assert finding.confidence > only(ask(NPlusOneQuery, alike(make_group(count=412, ms=900), run_ms=1_000))).confidence
+
+
+def _loop(count: int = 100, **fields: Any) -> SpanGroup:
+    """Queries of 30 ms in a loop of 80."""
+    return make_group(count=count, ms=30, first_start_ns=0, last_end_ns=80 * MS, **fields)
+
+
+def _saving(*groups: SpanGroup, cpu: float = 100) -> Saving:
+    return next(
+        finding.saving_ms
+        for finding in ask(NPlusOneQuery, alike(*groups, run_ms=150, ledger={"cpu": cpu, "sql": 30}))
+        if finding.callsite == groups[0].callsite
+    )
+
+
+@pytest.mark.parametrize(
+    "orm",
+    [
+        {"relationship": "Order.items"},
+        {"fingerprint": "SELECT book.id AS book_id, book.title AS book_title FROM book WHERE book.id = ?"},
+        {"fingerprint": 'SELECT "shop_post"."id", "shop_post"."title" FROM "shop_post" WHERE "shop_post"."id" = ?'},
+    ],
+    ids=["lazy load", "SQLAlchemy", "Django"],
+)
+def test_an_orms_work_around_its_queries_would_be_saved_too(orm: dict[str, Any]) -> None:
+    bare = _saving(_loop(), cpu=0)
+    saving = _saving(_loop(**orm))
+    assert saving.low == bare.low
+    assert saving.mid == pytest.approx(bare.mid + 0.6 * 50)
+    assert saving.high == pytest.approx(bare.high + 50)
+
+
+def test_a_jobs_own_work_between_queries_is_the_widest_guess_only() -> None:
+    bare = _saving(_loop(), cpu=0)
+    saving = _saving(_loop())
+    assert (saving.low, saving.mid) == (bare.low, bare.mid)
+    assert saving.high == pytest.approx(bare.high + 50)
+
+
+def test_no_more_is_between_the_queries_than_was_computed_and_not_spent_in_other_calls() -> None:
+    bare = _saving(_loop(), cpu=0)
+    assert _saving(_loop(), cpu=20).high == pytest.approx(bare.high + 20)
+    asleep = make_group("sleep", count=100, ms=40, first_start_ns=0, last_end_ns=80 * MS, callsite="app/tasks.py:43")
+    assert _saving(_loop(), asleep).high == pytest.approx(bare.high + (80 - 30 - 40) / 2)
+    beside = _loop(callsite="app/tasks.py:42")
+    assert _saving(_loop(), beside).high == pytest.approx(bare.high + (80 - 30 - 30) / 2)
 
 
 @pytest.mark.parametrize(
