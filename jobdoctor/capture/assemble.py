@@ -10,7 +10,7 @@ import signal
 from typing import Any, TypeVar
 
 from msgspec import Struct, ValidationError, convert, field
-from msgspec.structs import fields, replace
+from msgspec.structs import replace
 
 from jobdoctor.capture import ledger
 from jobdoctor.capture.ledger import LedgerInputs
@@ -211,9 +211,12 @@ def _facts(recording: Recording | None, kind: str, struct: type[_Fact]) -> list[
     """The notes of a kind as structs; a note that does not fit is left out, keys that the struct does not know too."""
     if recording is None:
         return []
-    known = {known.name for known in fields(struct)}
     found: list[_Fact] = []
-    for note in recording.facts(kind):
+    notes = recording.facts(kind)
+    if not notes:
+        return found
+    known = struct.__struct_fields__
+    for note in notes:
         try:
             found.append(convert({key: value for key, value in note.items() if key in known}, struct))
         except ValidationError:

@@ -465,7 +465,7 @@ class Recorder:
         self.phase = 0
         self.home: Any = None  # the function that runs: the callsite of calls that no application frame makes
         self.channels_at = H_CHANNELS
-        self._silent = False
+        self.silent = False  # a phase of RQ's own: its calls are not recorded
         words = self.words
         words[H_STRINGS] = 1  # so that a reference of 0 means none
         words[H_EPOCH] = time.time_ns()
@@ -602,7 +602,7 @@ class Recorder:
             outer = _inside.get()
             if outer is not None and not outer.ended and outer.recorder is self:
                 return None
-            if self._silent:
+            if self.silent:
                 return None
             if shape.generation is not self.generation:
                 shape = self._intern(shape.identity)
@@ -846,7 +846,7 @@ class Recorder:
                     words[self.channels_at + self.top] += now - self.last
                     self.last = now
                 self.phase = index
-                self._silent = index in SILENT_PHASES
+                self.silent = index in SILENT_PHASES
                 self.channels_at = H_CHANNELS + index * len(CHANNELS)
                 used = words[H_PHASES]
                 if used < PHASE_MARKS:

@@ -144,7 +144,7 @@ def recorded(original: Callable[..., Any], begin: Begin, end: End = _plain_end) 
     @functools.wraps(original)
     def wrapper(*args: Any, **kwargs: Any) -> Any:
         rec = recorder.current
-        call = _guarded_begin(begin, rec, args, kwargs) if rec is not None else None
+        call = _guarded_begin(begin, rec, args, kwargs) if rec is not None and not rec.silent else None
         if rec is None or call is None:
             return original(*args, **kwargs)
         try:
@@ -164,7 +164,7 @@ def recorded_async(original: Callable[..., Any], begin: Begin, end: End = _plain
     @functools.wraps(original)
     async def wrapper(*args: Any, **kwargs: Any) -> Any:
         rec = recorder.current
-        call = _guarded_begin(begin, rec, args, kwargs) if rec is not None else None
+        call = _guarded_begin(begin, rec, args, kwargs) if rec is not None and not rec.silent else None
         if rec is None or call is None:
             return await original(*args, **kwargs)
         try:

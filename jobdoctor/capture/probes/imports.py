@@ -27,7 +27,7 @@ def _find_and_load(original: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(original)
     def _find_and_load(name: Any, import_: Any) -> Any:
         rec = recorder.current
-        if rec is None or rec._silent:
+        if rec is None or rec.silent:
             return original(name, import_)
         stack = _below.setdefault(get_ident(), [])
         stack.append(0)
