@@ -12,7 +12,7 @@ from sample_app import carrier_zones
 from sample_app.models import Base, Customer, Order, OrderItem, Product, ProductImage, Shipment, StockLevel, TaxRate
 
 COUNTRIES = ("DE", "FR", "IT", "NL", "PL")
-CUSTOMERS = 1_000
+CUSTOMERS = 2_400
 SEGMENTS = 20
 PRODUCTS = 800
 CATEGORIES = 10

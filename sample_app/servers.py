@@ -73,6 +73,12 @@ def _free_port() -> int:
         return port
 
 
+def without_password(url: str) -> str:
+    """The URL as it may be shown: without its user and password."""
+    scheme, _, rest = url.partition("://")
+    return f"{scheme}://{rest.rpartition('@')[2]}"
+
+
 @contextlib.contextmanager
 def started_postgres() -> Iterator[str]:
     """Runs a PostgreSQL server on a socket of its own; yields the libpq URL of its ``postgres`` database."""
@@ -115,6 +121,8 @@ def claimed_redis(url: str) -> Iterator[str]:
     """
     parts = urlsplit(url)
     named = parts.path.strip("/")
+    if parts.scheme not in ("redis", "rediss") or (named and not named.isdigit()):
+        raise ServerError(f"{without_password(url)} is no Redis URL; write it like redis://host:6379/15")
     numbers = [int(named)] if named else list(range(REDIS_DATABASES))
     for number in numbers:
         claimed = urlunsplit(parts._replace(path=f"/{number}"))
@@ -128,11 +136,16 @@ def claimed_redis(url: str) -> Iterator[str]:
                 clear_claimed(client)
                 client.delete(CLAIM_KEY)
             return
-        except redis.ConnectionError as error:
-            raise ServerError(f"no Redis or Valkey server answers at {url}; start it or leave the URL out") from error
+        except (redis.AuthenticationError, redis.ResponseError) as error:
+            raise ServerError(f"{without_password(url)} cannot be used: {error}; check the URL") from error
+        except (redis.ConnectionError, redis.TimeoutError) as error:
+            raise ServerError(
+                f"no Redis or Valkey server answers at {without_password(url)}; start it or leave the URL out"
+            ) from error
         finally:
             client.close()
-    where = f"database {named} of {url} is not empty" if named else f"no database of {url} is empty"
+    shown = without_password(url)
+    where = f"database {named} of {shown} is not empty" if named else f"no database of {shown} is empty"
     raise ServerError(f"{where}; give the URL of an empty database, such as redis://host:6379/15")
 
 
@@ -179,9 +192,10 @@ def own_database(server_url: str, name: str) -> Iterator[str]:
             connection.execute(
                 sql.SQL("COMMENT ON DATABASE {} IS {}").format(identifier, sql.Literal(DATABASE_COMMENT))
             )
-    except psycopg.OperationalError as error:
+    except psycopg.Error as error:
         reason = str(error).strip().splitlines()[0]
-        raise ServerError(f"PostgreSQL cannot be used at {server_url}: {reason}; check the URL") from error
+        shown = without_password(server_url)
+        raise ServerError(f"PostgreSQL cannot be used at {shown}: {reason}; check the URL") from error
     try:
         yield urlunsplit(urlsplit(server_url)._replace(path=f"/{name}"))
     finally:

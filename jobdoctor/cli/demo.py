@@ -162,11 +162,11 @@ def _start_servers(
 
     redis_url = stack.enter_context(servers.claimed_redis(url) if url else servers.started_valkey())
     if url:
-        say(f"Using the empty Redis database {_shown(redis_url)}; it will be empty again.")
+        say(f"Using the empty Redis database {servers.without_password(redis_url)}; it will be empty again.")
     server = postgres_url or stack.enter_context(servers.started_postgres())
     database_url = stack.enter_context(servers.own_database(server, DATABASE))
     if postgres_url:
-        say(f"Made the database {DATABASE} on {_shown(postgres_url)}; it will be dropped.")
+        say(f"Made the database {DATABASE} on {servers.without_password(postgres_url)}; it will be dropped.")
     upstream_url = stack.enter_context(servers.started_upstream())
     stack.enter_context(
         _environment(SHOP_DATABASE_URL=database_url, SHOP_REDIS_URL=redis_url, SHOP_UPSTREAM_URL=upstream_url)
@@ -185,12 +185,6 @@ def _forget_connections() -> None:
     db.engine().dispose()
     for made in (db.engine, db.reporting_engine, db.threaded_engine, cache.cache, clients.http, clients.mail_gateway):
         made.cache_clear()
-
-
-def _shown(url: str) -> str:
-    """The URL without its user and password."""
-    scheme, _, rest = url.partition("://")
-    return f"{scheme}://{rest.rpartition('@')[2]}"
 
 
 @contextlib.contextmanager

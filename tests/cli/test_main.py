@@ -65,7 +65,8 @@ def test_version() -> None:
 
 def test_no_command_shows_the_help() -> None:
     result = run()
-    assert "Commands:" in result.stdout + result.stderr
+    assert result.returncode == 2
+    assert "\nCommands:\n  run " in result.stderr
     assert "Traceback" not in result.stderr
 
 

@@ -56,6 +56,36 @@ def test_no_server_at_the_url() -> None:
         pass
 
 
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("http://u:secret@127.0.0.1:1", "is no Redis URL"),
+        ("redis://u:secret@127.0.0.1:1/seven", "is no Redis URL"),
+        ("redis://u:secret@127.0.0.1:1", "no Redis or Valkey server answers"),
+    ],
+)
+def test_a_redis_url_that_cannot_be_used_is_said_without_its_password(url: str, said: str) -> None:
+    with pytest.raises(servers.ServerError, match=said) as raised, servers.claimed_redis(url):
+        pass
+    assert "secret" not in str(raised.value)
+
+
+def test_a_database_that_the_server_does_not_have(elsewhere: str) -> None:
+    with (
+        pytest.raises(servers.ServerError, match=r"cannot be used: .*; check the URL"),
+        servers.claimed_redis(f"{elsewhere}/999"),
+    ):
+        pass
+
+
+def test_a_postgresql_url_that_means_nothing() -> None:
+    with (
+        pytest.raises(servers.ServerError, match="PostgreSQL cannot be used"),
+        servers.own_database("postgresql://u:secret@127.0.0.1:1/x?nonsense=1", "jobdoctor_x"),
+    ):
+        pass
+
+
 def test_a_database_that_is_not_ours_stays(postgres_url: str) -> None:
     with psycopg.connect(postgres_url, autocommit=True) as connection:
         connection.execute("CREATE DATABASE precious")
