@@ -15,6 +15,7 @@ from types import ModuleType
 from typing import Any
 
 from jobdoctor.capture.probes.base import Probe
+from jobdoctor.capture.probes.file_locks import PollingFileLockProbe
 from jobdoctor.capture.probes.files import FileProbe
 from jobdoctor.capture.probes.gc import GcProbe
 from jobdoctor.capture.probes.http_client import HttpClientProbe
@@ -47,6 +48,7 @@ PROBES: tuple[Probe, ...] = (
     HttpClientProbe(),
     HttpxProbe(),
     FileLockProbe(),
+    PollingFileLockProbe(),
     ThreadLockProbe(),
     SleepProbe(),
     AsyncioSleepProbe(),

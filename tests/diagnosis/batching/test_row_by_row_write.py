@@ -69,3 +69,13 @@ def test_the_whole_finding() -> None:
     assert finding.saving_ms.mid == pytest.approx(298.5)
     assert "executemany" in finding.recommendation.snippet
     assert "INSERT INTO lines (a, b)" in finding.recommendation.snippet
+
+
+def test_psycopg2_sends_each_row_of_executemany_by_itself() -> None:
+    batch = insert(library="psycopg2", count=1, batched=1, items=400, distinct=1, rows=None, ms=120)
+    finding = only(ask(RowByRowWrite, alike(batch, run_ms=200)))
+    assert (finding.severity, finding.calls) == ("warning", 400)
+    assert finding.title.startswith("400 INSERTs of ")
+    assert "execute_values(" in finding.recommendation.snippet
+    few = insert(library="psycopg2", count=1, batched=1, items=9, distinct=1, rows=None, ms=120)
+    assert ask(RowByRowWrite, alike(few, run_ms=200)) == []

@@ -18,7 +18,7 @@ IMPORTS = [
 
 
 def test_fires_on_imports_in_each_horse() -> None:
-    executions = alike(imports=IMPORTS, run_ms=600, ledger={"import": 420, "cpu": 180})
+    executions = alike(imports=IMPORTS, run_ms=700, ledger={"import": 520, "cpu": 180})
     assert only(ask(ImportCostRule, executions)).severity == "warning"
 
 
@@ -38,9 +38,9 @@ def test_fires_at_each_limit(imported: float, run: float) -> None:
     assert ask(ImportCostRule, alike(run_ms=run, ledger={"import": imported, "cpu": run - imported}))
 
 
-@pytest.mark.parametrize(("imported", "severity"), [(299.0, "info"), (300.0, "warning")])
+@pytest.mark.parametrize(("imported", "severity"), [(499.0, "info"), (500.0, "warning")])
 def test_the_libraries_that_most_jobs_use_are_only_said(imported: float, severity: str) -> None:
-    executions = alike(run_ms=400, ledger={"import": imported, "cpu": 400 - imported})
+    executions = alike(run_ms=600, ledger={"import": imported, "cpu": 600 - imported})
     assert only(ask(ImportCostRule, executions)).severity == severity
 
 

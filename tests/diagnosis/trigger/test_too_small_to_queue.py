@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import pytest
+from msgspec.structs import replace
 
 from jobdoctor.diagnosis.checklist.trigger.too_small_to_queue import TooSmallToQueue
 from jobdoctor.diagnosis.engine import run_rule
 from jobdoctor.diagnosis.rule import NotChecked
-from jobdoctor.model import Execution, Finding, Phase, ProbeStatus, Trigger
+from jobdoctor.model import Execution, Finding, Phase, ProbeStatus, Profile, Trigger
 from tests.builders import MS, make_execution, make_group, make_history
 from tests.diagnosis.asking import only
 
@@ -86,6 +87,12 @@ def test_without_a_fork_or_a_body_it_cannot_judge() -> None:
         ask(small(worker_kind="simple"))
     with pytest.raises(NotChecked, match="body"):
         ask([make_execution(phases=[], at_ms=n) for n in range(6)])
+
+
+def test_a_profiled_execution_counts_among_the_recorded() -> None:
+    executions = small()[:5]
+    executions[0] = replace(executions[0], profile=Profile(1.0, 1, 1))
+    assert only(ask(executions)).code == "JD804"
 
 
 def test_a_failed_probe_leaves_it_open() -> None:

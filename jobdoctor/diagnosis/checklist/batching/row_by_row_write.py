@@ -57,6 +57,11 @@ class RowByRowWrite(TimeRule):
     def check(self, history: JobHistory) -> Iterator[Finding]:
         executions = measure.typical(history)
         whole = measure.body_ms(executions)
+        for calls in measure.merge_calls(executions, "sql", where=_loops_in_driver):
+            if calls.per_execution(lambda group: group.items) >= self.limits.calls:
+                saving = (0.25 * calls.total_ms, 0.75 * calls.total_ms, calls.total_ms)
+                if saving[1] >= self.limits.least_ms:
+                    yield self._describe(calls, saving, whole)
         for calls in measure.merge_calls(executions, "sql", where=_single_row):
             if calls.unbatched < self.limits.calls:
                 continue
@@ -70,14 +75,18 @@ class RowByRowWrite(TimeRule):
     def _describe(self, calls: Calls, saving: tuple[float, float, float], whole: float) -> Finding:
         first = calls.first
         growth = round_trips.growth(calls)
-        severity = self.severity(saving[1], whole, calls=calls.count, grows=growth.proven)
+        in_driver = _loops_in_driver(first)
+        count = calls.per_execution(lambda group: group.items) if in_driver else calls.count
+        severity = self.severity(saving[1], whole, calls=count, grows=growth.proven)
         evidence = [
             measure.calls_evidence(
-                f"{words_count(calls.count)} writes of one row each take {words_ms(calls.total_ms)} of "
+                f"{words_count(count)} writes of one row each take {words_ms(calls.total_ms)} of "
                 f"{words_ms(whole)} in the job",
                 [calls],
             )
         ]
+        if in_driver:
+            evidence.append(Evidence("fact", "psycopg2's executemany() is a loop: one round trip for each row"))
         if growth.proven:
             evidence.append(Evidence("series", growth.text, {"calls": calls.counts()}))
         if measure.mostly_concurrent(calls):
@@ -90,7 +99,7 @@ class RowByRowWrite(TimeRule):
         return self.finding(
             severity=severity,
             confidence=0.88 + 0.07 * growth.proven,
-            title=f"{words_count(calls.count)} {first.operation.upper()}s of {tables} from "
+            title=f"{words_count(count)} {first.operation.upper()}s of {tables} from "
             f"{first.callsite or 'an unknown line'}, one row at a time",
             cost_ms=calls.total_ms,
             saving=saving,
@@ -98,9 +107,14 @@ class RowByRowWrite(TimeRule):
             "than it takes a few single ones.",
             snippet=_snippet(first, tables),
             callsite=first.callsite,
-            calls=round(calls.count),
+            calls=round(count),
             evidence=evidence,
         )
+
+
+def _loops_in_driver(group: SpanGroup) -> bool:
+    """Whether a batch is one for the caller only: psycopg2 sends each row of ``executemany()`` by itself."""
+    return group.library == "psycopg2" and group.operation.upper() in _WRITES and group.batched > 0.5 * group.count
 
 
 def _single_row(group: SpanGroup) -> bool:
@@ -122,6 +136,11 @@ def _snippet(group: SpanGroup, table: str) -> str:
             f"session.execute({statement}(Model), rows)  # Model of {table}; rows: a list of dicts"
             f"{'' if verb == 'INSERT' else ', each with the primary key'}"
         )
+    if group.library == "psycopg2":
+        statement = shape.replace("(?+)", "%s").replace("?", "%s")
+        if verb == "INSERT":
+            return f'{head}psycopg2.extras.execute_values(cursor, """{statement}""", rows)  # VALUES %s takes all rows'
+        return f'{head}psycopg2.extras.execute_batch(cursor, """{statement}""", rows)'
     statement = shape.replace("?", "%s") if group.library.startswith("psycopg") else shape
     statement = statement.replace("(%s+)", "(%s, ...)").replace("(?+)", "(?, ...)")
     return f'{head}cursor.executemany("""{statement}""", rows)'

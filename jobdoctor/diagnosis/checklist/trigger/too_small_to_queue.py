@@ -28,7 +28,7 @@ from collections.abc import Iterable
 
 from jobdoctor.diagnosis import measure
 from jobdoctor.diagnosis.rule import Limit, NotChecked, Rule
-from jobdoctor.model import AROUND_PARTS, Evidence, Finding, JobHistory
+from jobdoctor.model import AROUND_PARTS, Evidence, Execution, Finding, JobHistory
 
 _TICKING = frozenset({"scheduler", "cron"})
 _FORKING = frozenset({"fork", "spawn"})
@@ -55,22 +55,19 @@ class TooSmallToQueue(Rule):
     )
 
     def check(self, history: JobHistory) -> Iterable[Finding]:
-        executions = [
-            execution
-            for execution in measure.typical(history)
-            if execution.outcome == "finished" and execution.worker_kind in _FORKING
-        ]
-        if len(executions) < self.min_executions:
+        finished = _finished_after_a_fork(history.executions)
+        executions = _finished_after_a_fork(measure.typical(history))
+        if len(finished) < self.min_executions:
             raise NotChecked(
-                f"{len(executions)} executions finished in a forking worker, {self.min_executions} needed: run the job "
+                f"{len(finished)} executions finished in a forking worker, {self.min_executions} needed: run the job "
                 f"more often under `jobdoctor run`"
             )
         bodies = [execution.body_ns / _NS_PER_MS for execution in executions]
         if min(bodies) <= 0:
             raise NotChecked("The body's own time was not recorded: run the job again with the recorder in the horse")
-        if any(execution.groups or execution.scheduled for execution in executions):
+        if any(execution.groups or execution.scheduled for execution in finished):
             return
-        if any(execution.trigger and execution.trigger.kind in _TICKING for execution in executions):
+        if any(execution.trigger and execution.trigger.kind in _TICKING for execution in finished):
             return
         body = measure.mean(bodies)
         run = measure.run_ms(executions)
@@ -128,3 +125,7 @@ class TooSmallToQueue(Rule):
                 )
             ],
         )
+
+
+def _finished_after_a_fork(executions: Iterable[Execution]) -> list[Execution]:
+    return [each for each in executions if each.outcome == "finished" and each.worker_kind in _FORKING]
