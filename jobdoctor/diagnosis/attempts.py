@@ -11,6 +11,19 @@ from jobdoctor.model import ExceptionInfo, JobHistory, TraceRow
 #: Outcomes of an execution that did not do its work. ``stopped`` is a person's wish and counts as neither.
 FAILING = frozenset({"failed", "retried", "timeout", "killed"})
 
+#: What to say of errors whose type tells little, or that are none.
+_ERRORS = {
+    "killed": "a killed work horse",
+    "timeout": "a timeout",
+    "failed": "an error that was not recorded",
+    "rq.exceptions.DeserializationError": "arguments that cannot be unpickled where the worker runs",
+}
+
+
+def error_words(error: str) -> str:
+    """The dotted type of an exception, or an outcome that comes without one, for a sentence."""
+    return _ERRORS.get(error, error.rpartition(".")[2])
+
 
 @dataclass(frozen=True)
 class Chain:

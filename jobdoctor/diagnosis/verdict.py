@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 from jobdoctor.diagnosis import measure
+from jobdoctor.diagnosis.attempts import FAILING, error_words
 from jobdoctor.model import AROUND_PARTS, Execution, Finding, JobHistory, Verdict, VerdictWhere
 
 #: Executions below which "nothing found" is not yet "nothing wrong". Clinic.js Doctor gives no verdict under 4 samples;
@@ -39,6 +41,8 @@ def reach_verdict(history: JobHistory, findings: Sequence[Finding]) -> Verdict:
         return Verdict(where, headline(lead, executions), round(sure, 2))
 
     number = len(history.executions)
+    if all(execution.outcome in FAILING for execution in history.executions):
+        return Verdict("unknown", _all_failed(history.executions), 0.3)
     if number < ENOUGH_EXECUTIONS or not executions:
         noun = "execution" if number == 1 else "executions"
         return Verdict(
@@ -48,6 +52,19 @@ def reach_verdict(history: JobHistory, findings: Sequence[Finding]) -> Verdict:
             0.3,
         )
     return _without_findings(history, executions, [each for each in findings if each.part_of is None])
+
+
+def _all_failed(executions: Sequence[Execution]) -> str:
+    """Too few failures for the rule that looks for them are no health either."""
+    errors = Counter(each.exception.type_name if each.exception else each.outcome for each in executions)
+    number = len(executions)
+    told = next((each.exception.message_shape for each in executions if each.exception), "")
+    return (
+        f"{f'All {number} executions' if number > 1 else 'The only execution'} failed, "
+        f"{'mostly ' if len(errors) > 1 else ''}with {error_words(errors.most_common(1)[0][0])}"
+        + (f" ({told})" if told and len(errors) == 1 else "")
+        + ": nothing more can be said before one finishes"
+    )
 
 
 def _where(mains: Sequence[Finding]) -> VerdictWhere:

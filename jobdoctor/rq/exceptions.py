@@ -13,16 +13,24 @@ from jobdoctor.rq.names import dotted
 
 def describe(error: BaseException, traceback: TracebackType | None) -> dict[str, Any]:
     """The fields of an "exception" note: ``type_name``, ``message_shape``, ``callsite``, ``status``."""
-    try:
-        message = str(error)
-    except Exception as failure:  # somebody's __str__
-        message = f"(its text failed: {type(failure).__name__})"
+    message = _message(error)
+    cause = error.__cause__
+    if not message and cause is not None:
+        # RQ's DeserializationError says nothing itself: what could not be imported is in its cause.
+        message = f"{type(cause).__name__}: {_message(cause)}"
     return {
         "type_name": dotted(type(error)),
         "message_shape": fingerprint.message(message),
         "callsite": _callsite(traceback),
         "status": _status(error),
     }
+
+
+def _message(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception as failure:  # somebody's __str__
+        return f"(its text failed: {type(failure).__name__})"
 
 
 def _callsite(traceback: TracebackType | None) -> str:

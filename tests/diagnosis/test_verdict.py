@@ -6,7 +6,7 @@ import pytest
 
 from jobdoctor.diagnosis.engine import diagnose
 from jobdoctor.diagnosis.verdict import reach_verdict
-from jobdoctor.model import Finding, Recommendation, Saving, Severity, Where
+from jobdoctor.model import ExceptionInfo, Finding, Recommendation, Saving, Severity, Where
 from tests.builders import make_execution, make_group, make_history
 from tests.diagnosis.asking import alike
 
@@ -34,6 +34,23 @@ def test_the_headline_has_the_number_the_place_the_cure_and_the_saving() -> None
         "412 queries of one shape from app/tasks.py:41: load them in one query before the loop; "
         "gives back about 3.1 s of 3.4 s an execution"
     )
+
+
+def test_failures_too_few_for_a_rule_are_no_health() -> None:
+    error = ExceptionInfo("rq.exceptions.DeserializationError", "ModuleNotFoundError: No module named ?", "job.py:612")
+    failed = [make_execution(outcome="failed", exception=error) for _ in range(3)]
+    verdict = reach_verdict(make_history(failed), [])
+    assert verdict.where == "unknown"
+    assert verdict.headline == (
+        "All 3 executions failed, with arguments that cannot be unpickled where the worker runs (ModuleNotFoundError: "
+        "No module named ?): nothing more can be said before one finishes"
+    )
+    assert reach_verdict(make_history([*failed, *(make_execution() for _ in range(3))]), []).where == "none"
+
+
+def test_one_failure_is_the_only_execution() -> None:
+    verdict = reach_verdict(make_history([make_execution(outcome="killed")]), [])
+    assert verdict.headline.startswith("The only execution failed, with a killed work horse: ")
 
 
 def test_a_finding_that_saves_no_time_promises_none() -> None:

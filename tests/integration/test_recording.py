@@ -176,6 +176,7 @@ def test_an_undeserializable_job(redis_client: redis.Redis) -> None:
     assert execution.job == "tests.integration.jobs.add"
     assert execution.exception is not None
     assert execution.exception.type_name == "rq.exceptions.DeserializationError"
+    assert execution.exception.message_shape.startswith("UnpicklingError: ")
     assert execution.payload is not None
     assert execution.payload.not_measured
     redis_client.flushdb()

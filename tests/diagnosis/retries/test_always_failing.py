@@ -32,6 +32,13 @@ def test_fires_when_every_execution_failed() -> None:
     assert finding.evidence[1].kind == "execution"
 
 
+def test_arguments_that_cannot_be_unpickled_are_said_as_such() -> None:
+    finding = only(ask(ended(8, error="rq.exceptions.DeserializationError")))
+    assert finding.title.endswith("with arguments that cannot be unpickled where the worker runs")
+    assert finding.recommendation.text.startswith("Install what the arguments are made of where the worker runs, or ")
+    assert finding.callsite == ""
+
+
 def test_four_failures_are_below_the_limit_five_are_not() -> None:
     assert ask(ended(4)) == []
     only(ask(ended(5)))

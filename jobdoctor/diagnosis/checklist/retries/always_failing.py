@@ -27,15 +27,17 @@ from collections import Counter
 from collections.abc import Iterable
 
 from jobdoctor.diagnosis import measure
-from jobdoctor.diagnosis.attempts import FAILING, busy_ms, chains, exceptions_by_digest
+from jobdoctor.diagnosis.attempts import FAILING, busy_ms, chains, error_words, exceptions_by_digest
 from jobdoctor.diagnosis.rule import Limit, NotChecked, Rule
 from jobdoctor.model import Evidence, Finding, JobHistory
 
-#: What to say of outcomes that come without an exception: in the title, and as advice.
-_WITHOUT_EXCEPTION = {
-    "killed": ("a killed work horse", "Find out what kills it"),
-    "timeout": ("a timeout", "Give it less to do, or the time it needs"),
-    "failed": ("an error that was not recorded", "Look at its error in RQ's failed registry"),
+#: What to do about errors that no line of the job can be fixed for.
+_ADVICE = {
+    "killed": "Find out what kills it",
+    "timeout": "Give it less to do, or the time it needs",
+    "failed": "Look at its error in RQ's failed registry",
+    "rq.exceptions.DeserializationError": "Install what the arguments are made of where the worker runs, or pass ids "
+    "and primitives",
 }
 
 
@@ -80,7 +82,8 @@ class AlwaysFailing(Rule):
         cost = busy_ms(failed) / len(history.trace)
         retries = sum(len(chain.retries) for chain in lost)
         never = failures == ended
-        name, advice = _WITHOUT_EXCEPTION.get(main_error, (main_error.rpartition(".")[2], ""))
+        name = error_words(main_error)
+        callsite = info.callsite if info and main_error not in _ADVICE else ""
         example = next((each for each in history.executions if each.outcome in FAILING), None)
         evidence = [
             Evidence(
@@ -101,7 +104,7 @@ class AlwaysFailing(Rule):
         ]
         if example is not None:
             evidence.append(measure.execution_evidence(example, "A failed execution"))
-        where = f" at {info.callsite}" if info and info.callsite else ""
+        advice = _ADVICE.get(main_error, f"Fix the {name}" + (f" at {callsite}" if callsite else ""))
         yield self.finding(
             severity="critical" if never else "warning",
             confidence=0.97 if never else 0.9,
@@ -109,14 +112,11 @@ class AlwaysFailing(Rule):
             + f" executions failed, mostly with {name}",
             cost_ms=cost,
             saving=(cost / 2, cost, cost),
-            text=(
-                f"{advice or f'Fix the {name}'}{where}, and stop enqueuing the job until then. If nobody missed its "
-                f"work, delete it"
-            ),
+            text=(f"{advice}, and stop enqueuing the job until then. If nobody missed its work, delete it"),
             snippet=(
                 "# until it is fixed: keep failed jobs for a day, not for a year, and do not retry\n"
                 "queue.enqueue(this_job, *args, failure_ttl=86_400)"
             ),
-            callsite=info.callsite if info else "",
+            callsite=callsite,
             evidence=evidence,
         )
