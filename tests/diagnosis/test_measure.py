@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from jobdoctor.diagnosis import measure
-from jobdoctor.model import LedgerPart, Profile
+from jobdoctor.model import ImportCost, LedgerPart, Phase, Profile
 from tests.builders import MS, make_execution, make_group, make_history
 from tests.diagnosis.asking import alike
 
@@ -50,6 +50,15 @@ def test_calls_that_overlap_cost_the_stretch_they_cover() -> None:
 def test_a_capped_number_of_parameters_stands_for_all_calls() -> None:
     calls = measure.merge_calls(alike(make_group(count=5_000, distinct=1_000, distinct_capped=True)), "sql")[0]
     assert calls.distinct == 5_000
+
+
+def test_the_body_is_measured_without_its_imports() -> None:
+    body = [Phase("body", 20 * MS, 420 * MS)]
+    inside = ImportCost("requests", 150 * MS, 50 * MS, 0, in_body=True)
+    below = ImportCost("urllib3", 100 * MS, 100 * MS, 1, in_body=True)
+    before = ImportCost("app.jobs", 20 * MS, 20 * MS, 0)
+    assert measure.body_ms(alike(run_ms=450, phases=body, imports=[inside, below, before])) == 250
+    assert measure.body_ms(alike(run_ms=450, phases=[])) == 450
 
 
 def test_mean_ledger_is_in_the_contracts_order_with_the_mean_of_all_executions() -> None:
