@@ -406,7 +406,7 @@ class Recorder:
         calibrate()
         self.words = memoryview(buffer).cast("q")
         self.lock = RLock()
-        self._zero(everything=self.words[H_MAGIC] != MAGIC or self.words[H_VERSION] != VERSION)
+        self._zero()
         self._forget()
 
     # -- life
@@ -418,11 +418,12 @@ class Recorder:
             self._zero()
             self._forget()
 
-    def _zero(self, everything: bool = False) -> None:
+    def _zero(self) -> None:
         words = self.words
         view = memoryview(self.buffer)
-        if everything:
-            view[:] = bytes(SIZE)
+        if words[H_MAGIC] != MAGIC or words[H_VERSION] != VERSION:
+            if any(words[:H_CHANNELS]):  # somebody else's; memory that is new has zeros only, and stays untouched
+                view[:] = bytes(SIZE)
             return
         used = (
             (SECRETS_AT, words[H_SECRETS]),
@@ -434,8 +435,8 @@ class Recorder:
             (TALLIES_AT, words[H_TALLIES] * TALLY_WORDS * WORD),
             (PHASES_AT, words[H_PHASES] * PHASE_WORDS * WORD),
             (FLIGHTS_AT, FLIGHTS * FLIGHT_WORDS * WORD),
+            (0, HEADER_BYTES),  # last: until then it says what there is to be zeroed
         )
-        view[:HEADER_BYTES] = bytes(HEADER_BYTES)
         for start, length in used:
             length = min(max(0, length), SIZE - start)
             # One word more: a process that was killed may have written it without publishing it.

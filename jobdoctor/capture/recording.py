@@ -262,12 +262,12 @@ def _group(view: _View, at: int, tallies: dict[str, dict[str, int]]) -> SpanGrou
 def _flights(words: memoryview) -> list[tuple[int, int, int, int]]:
     """(cell, start, thread, params) of the calls in flight, the one that matters most first: the job's own thread
     before others, then the call that began last (the innermost)."""
-    found = []
-    for slot in range(FLIGHTS):
-        at = FLIGHTS_AT // WORD + slot * FLIGHT_WORDS
-        cell = words[at] - 1
-        if 0 <= cell < CELLS:
-            found.append((cell, words[at + 1], words[at + 2], words[at + 3]))
+    area = words[FLIGHTS_AT // WORD : FLIGHTS_AT // WORD + FLIGHTS * FLIGHT_WORDS].tolist()
+    found = [
+        (area[at] - 1, area[at + 1], area[at + 2], area[at + 3])
+        for at in range(0, FLIGHTS * FLIGHT_WORDS, FLIGHT_WORDS)
+        if 0 < area[at] <= CELLS
+    ]
     found.sort(key=lambda flight: (flight[2] != 0, -flight[1]))
     return found
 
@@ -292,11 +292,14 @@ def _phases(marks: list[Mark]) -> list[Phase]:
 
 def _channels(words: memoryview) -> dict[str, dict[str, int]]:
     found: dict[str, dict[str, int]] = {}
-    for index, phase in enumerate(PHASES):
-        at = H_CHANNELS + index * len(CHANNELS)
-        spent = {channel: words[at + number] for number, channel in enumerate(CHANNELS) if words[at + number] > 0}
-        if spent:
-            found[phase] = spent
+    width = len(CHANNELS)
+    area = words[H_CHANNELS : H_CHANNELS + len(PHASES) * width].tolist()
+    if any(area):
+        for index, phase in enumerate(PHASES):
+            row = area[index * width : (index + 1) * width]
+            spent = {channel: ns for channel, ns in zip(CHANNELS, row, strict=True) if ns > 0}
+            if spent:
+                found[phase] = spent
     return found
 
 

@@ -18,6 +18,7 @@ from jobdoctor.rq.names import job_name
 #: Between the job's creation and its being put in the queue, beyond which it waited somewhere else. Enqueueing takes
 #: a few milliseconds; a registry's shortest delay is a second.
 SCHEDULED_GAP_NS = 1_000_000_000
+_HOST = socket.gethostname()
 
 
 def epoch_ns(moment: datetime | None) -> int:
@@ -69,7 +70,7 @@ def gather(worker: Any, job: Job, queue: Any, kind: WorkerKind, slos_ms: dict[st
         attempt=number,
         scheduled=(waited and number == 1) or delayed,
         worker_queues=[each.name for each in worker.queues],
-        host=socket.gethostname(),
+        host=_HOST,
         pid=os.getpid(),
         rq_version=VERSION,
         timeout_s=float(job.timeout) if job.timeout is not None and job.timeout > 0 else None,

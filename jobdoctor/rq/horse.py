@@ -97,8 +97,11 @@ class Horse:
         (the parent has not imported what the job imports)."""
         for problem in self.guard.problems[self._known_problems :]:
             self.recorder.note("missing", text=problem)
+        found = probe_statuses()
+        if found is self._probes:
+            return
         known = set(self._probes)
-        for status in probe_statuses():
+        for status in found:
             if status not in known:
                 self.recorder.note(
                     "probe",
