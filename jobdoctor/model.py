@@ -264,6 +264,7 @@ class ImportCost(Struct, frozen=True):
     self_ns: int
     depth: int = 0
     in_body: bool = False  # imported while the job function ran, not before it
+    application: bool = False  # lies where the application's code does: neither a library nor the standard library
 
 
 class ProbeStatus(Struct, frozen=True, omit_defaults=True):

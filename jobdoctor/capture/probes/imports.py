@@ -7,12 +7,13 @@ statement that finds its module loaded never comes here.
 from __future__ import annotations
 
 import functools
+import sys
 from collections.abc import Callable
 from threading import get_ident
 from types import ModuleType
 from typing import Any, ClassVar, Final
 
-from jobdoctor.capture import recorder
+from jobdoctor.capture import callsites, recorder
 from jobdoctor.capture.layout import PHASE_INDEX
 from jobdoctor.capture.probes.base import Probe
 
@@ -21,6 +22,11 @@ NOTED_NS: Final = 1_000_000
 
 #: For each thread, the imports in progress: the time spent in the imports below each.
 _below: dict[int, list[int]] = {}
+
+
+def _is_application(name: str) -> bool:
+    filename = getattr(sys.modules.get(name), "__file__", None)
+    return bool(filename) and callsites.is_application(str(filename))
 
 
 def _find_and_load(original: Callable[..., Any]) -> Callable[..., Any]:
@@ -49,6 +55,7 @@ def _find_and_load(original: Callable[..., Any]) -> Callable[..., Any]:
                     self_ns=max(0, total - inner),
                     depth=len(stack),
                     in_body=rec.phase == PHASE_INDEX["body"],
+                    application=_is_application(str(name)),
                 )
 
     return _find_and_load

@@ -21,6 +21,7 @@ from pathlib import Path
 import pytest
 
 from jobdoctor.capture import probes
+from jobdoctor.capture.probes import imports
 from jobdoctor.capture.probes.subprocesses import program
 from tests.capture.probes.conftest import Record, line
 
@@ -155,6 +156,7 @@ def test_imports_of_the_execution(record: Record, tmp_path: Path, monkeypatch: p
     (tmp_path / "jd_probe_inner.py").write_text("import time\ntime.sleep(0.03)\n")
     (tmp_path / "jd_probe_quick.py").write_text("")
     monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(imports, "NOTED_NS", 15_000_000)  # a busy host takes a millisecond for an empty file
     with record() as recorded:
         importlib.import_module("jd_probe_outer")
         import jd_probe_inner  # type: ignore[import-not-found]  # noqa: F401
@@ -162,6 +164,7 @@ def test_imports_of_the_execution(record: Record, tmp_path: Path, monkeypatch: p
         with pytest.raises(ModuleNotFoundError):
             importlib.import_module("jd_probe_missing")
     notes = {note["module"]: note for note in recorded.facts("import")}
+    assert notes["jd_probe_outer"]["application"]
     assert {"jd_probe_outer", "jd_probe_inner"} <= set(notes)
     assert "jd_probe_quick" not in notes
     outer, inner = notes["jd_probe_outer"], notes["jd_probe_inner"]

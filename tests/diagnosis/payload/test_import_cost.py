@@ -51,6 +51,12 @@ def test_work_of_the_jobs_own_package_weighs_earlier(own: int, severity: str) ->
     assert only(ask(ImportCostRule, executions)).severity == severity
 
 
+def test_the_applications_modules_need_not_be_in_the_jobs_package() -> None:
+    imports = [ImportCost("tables", 80 * MS, 80 * MS, 0, application=True)]
+    executions = alike(imports=imports, run_ms=200, ledger={"import": 80, "cpu": 120})
+    assert only(ask(ImportCostRule, executions)).severity == "warning"
+
+
 def test_the_own_package_pays_nothing_for_the_libraries_below_it() -> None:
     imports = [ImportCost("app.jobs", 200 * MS, 5 * MS, 0), ImportCost("apparel", 195 * MS, 195 * MS, 1)]
     executions = alike(imports=imports, run_ms=300, ledger={"import": 200, "cpu": 100})

@@ -3,9 +3,9 @@
 ## What it looks for
 
 Time spent importing in the work horse before and in the job, in forked and spawned workers, when it is at least
-`import_ms` and at least `import_share` of the run. The modules are listed with what each cost. What the job's own
-package does while it is imported (tables built, files read) weighs from `import_ms` on. Libraries that are merely
-loaded are ordinary, and only said, until all imports together take `heavy_ms`.
+`import_ms` and at least `import_share` of the run. The modules are listed with what each cost. What the
+application's own modules do while they are imported (tables built, files read) weighs from `import_ms` on. Libraries
+that are merely loaded are ordinary, and only said, until all imports together take `heavy_ms`.
 
 ## Why it costs time
 
@@ -106,8 +106,8 @@ class ImportCostRule(TimeRule):
             evidence.append(
                 Evidence(
                     "fact",
-                    f"{words_ms(own)} of it is work of {_package(history.job)} itself while it is imported, "
-                    "not its libraries'",
+                    f"{words_ms(own)} of it is work of the application's own modules while they are imported, "
+                    "not of its libraries",
                     {"own_ms": round(own, 3)},
                 )
             )
@@ -152,9 +152,12 @@ def _package(name: str) -> str:
 
 
 def _own_ms(execution: Execution, job: str) -> float:
-    """What the modules of the job's package took by themselves, without the imports below them."""
+    """What the application's modules took by themselves, without the imports below them."""
     package = _package(job)
-    return sum(each.self_ns for each in execution.imports if _package(each.module) == package) / measure.NS_PER_MS
+    return (
+        sum(each.self_ns for each in execution.imports if each.application or _package(each.module) == package)
+        / measure.NS_PER_MS
+    )
 
 
 def _snippet(names: Sequence[str], modules: Sequence[ImportCost], history: JobHistory) -> str:
