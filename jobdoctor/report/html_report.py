@@ -37,6 +37,8 @@ _CLASS_WORD = re.compile(r"[^a-z_]")
 #: The opening one may not follow a word, so that an odd backtick in a name stays what it is.
 _BACKTICKS = re.compile(r"(?<!\w)`([^`\n]{1,120})`")
 
+_COMMENT_COLUMN = re.compile(r"(?<=\S) {3,}# ")
+
 _SQL = re.compile(r"^\s*(SELECT|INSERT|UPDATE|DELETE|CREATE|ALTER|WITH|SET|EXPLAIN)\b")
 _SHELL = re.compile(r"^\s*(\$ |rq |jobdoctor |pip |export |[A-Z_]+=\S+ \w)")
 _TOML = re.compile(r"^\s*\[[\w.]+\]\s*$", re.MULTILINE)
@@ -79,6 +81,17 @@ def prose(text: str) -> Markup:
     return Markup(_BACKTICKS.sub(r"<code>\1</code>", str(escape(words.clean(text)))))  # noqa: S704 -- escaped before
 
 
+def snippet_html(text: str) -> Markup:
+    """A snippet's code. Comments that stand in a column of their own move up to the code: ours is a narrow one."""
+    return code_html(_COMMENT_COLUMN.sub("  # ", text))
+
+
+def first_sentence(text: str) -> tuple[str, str]:
+    """The sentence that says what to do, without its final period, and the rest."""
+    first, _, rest = text.partition(". ")
+    return first.removesuffix("."), rest
+
+
 def _language(text: str) -> str:
     if _SQL.match(text):
         return "sql"
@@ -114,6 +127,8 @@ def _environment() -> Environment:
         "iso": words.iso,
         "code": code_html,
         "prose": prose,
+        "first_sentence": first_sentence,
+        "snippet": snippet_html,
         "class_word": _class_word,
         "shown": shown,
         "stack": charts.stack,

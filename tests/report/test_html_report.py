@@ -8,7 +8,9 @@ import re
 from html.parser import HTMLParser
 
 import pytest
+from msgspec.structs import replace
 
+from jobdoctor.model import Recommendation
 from jobdoctor.report import html_report
 from jobdoctor.report.context import build_context
 from tests.report import diagnoses
@@ -125,7 +127,8 @@ def test_the_first_screen_says_it_all() -> None:
         "app.tasks.sync_orders",
         "Inside and around the job",
         "97% sure",
-        "412 queries of one shape from one line: load the customers",
+        "412 queries of one shape from one line",
+        "Load the customers of all orders with one query",
         "Where 4.9 s go, from enqueue to reap",
         "SQL 3.0 s 62%",
         "What to do",
@@ -137,6 +140,21 @@ def test_the_first_screen_says_it_all() -> None:
         "4 found · 8 clear · 2 not checked · 1 crashed",
     ):
         assert said in text[:checklist], said
+
+
+def test_the_first_finding_is_not_said_twice() -> None:
+    text = Reader(page("rich")).text()
+    assert text[: text.index("The checklist")].count("412 queries of one shape from one line") == 1
+
+
+def test_a_first_finding_without_code_shows_what_was_seen() -> None:
+    diagnosis = diagnoses.rich()
+    bare = replace(diagnoses.BEHIND, callsite="", recommendation=Recommendation("queue", "Give it a queue of its own."))
+    headline = replace(diagnosis.verdict, headline=f"{bare.title}: give it a queue of its own")
+    text = Reader(html_report.render(build_context(replace(diagnosis, findings=[bare], verdict=headline)))).text()
+    first_screen = text[: text.index("The checklist")]
+    assert "What was seen Held by two jobs" in first_screen
+    assert "Give it a queue of its own " in first_screen
 
 
 def test_below_it_is_the_evidence() -> None:
