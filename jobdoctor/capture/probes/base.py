@@ -128,10 +128,15 @@ def let_through(call: Call) -> None:
 
 Begin = Callable[[Recorder, tuple[Any, ...], dict[str, Any]], Call | None]
 End = Callable[[Recorder, Call, tuple[Any, ...], Any], None]
+Fail = Callable[[Recorder, Call, BaseException], None]
 
 
 def _plain_end(_rec: Recorder, call: Call, _args: tuple[Any, ...], _result: Any) -> None:
     call.end()
+
+
+def _plain_fail(_rec: Recorder, call: Call, error: BaseException) -> None:
+    call.end(error)
 
 
 def recorded(original: Callable[..., Any], begin: Begin, end: End = _plain_end) -> Callable[..., Any]:
@@ -158,8 +163,10 @@ def recorded(original: Callable[..., Any], begin: Begin, end: End = _plain_end) 
     return wrapper
 
 
-def recorded_async(original: Callable[..., Any], begin: Begin, end: End = _plain_end) -> Callable[..., Any]:
-    """As ``recorded``, for a coroutine function."""
+def recorded_async(
+    original: Callable[..., Any], begin: Begin, end: End = _plain_end, fail: Fail = _plain_fail
+) -> Callable[..., Any]:
+    """As ``recorded``, for a coroutine function. ``fail`` closes the call when the original raised."""
 
     @functools.wraps(original)
     async def wrapper(*args: Any, **kwargs: Any) -> Any:
@@ -170,7 +177,7 @@ def recorded_async(original: Callable[..., Any], begin: Begin, end: End = _plain
         try:
             result = await original(*args, **kwargs)
         except BaseException as error:
-            call.end(error)
+            _guarded_fail(fail, rec, call, error)
             raise
         _guarded_end(end, rec, call, args, result)
         return result
@@ -192,5 +199,14 @@ def _guarded_end(end: End, rec: Recorder, call: Call, args: tuple[Any, ...], res
         end(rec, call, args, result)
     except Exception as error:
         call.end()
+        if foreign(error):
+            raise
+
+
+def _guarded_fail(fail: Fail, rec: Recorder, call: Call, raised: BaseException) -> None:
+    try:
+        fail(rec, call, raised)
+    except Exception as error:
+        call.end(raised)
         if foreign(error):
             raise

@@ -9,8 +9,8 @@ from types import ModuleType
 from typing import Any, ClassVar
 
 from jobdoctor.capture.probes.base import Probe, recorded, recorded_async
-from jobdoctor.capture.probes.statements import postgresql_target
-from jobdoctor.capture.recorder import NEW_CONNECTION, Call, Recorder
+from jobdoctor.capture.probes.statements import begin_checkout, end_checkout, fail_checkout, postgresql_target
+from jobdoctor.capture.recorder import Call, Recorder
 
 LIBRARY = "psycopg_pool"
 
@@ -31,13 +31,7 @@ def _begin(rec: Recorder, args: tuple[Any, ...], _kwargs: dict[str, Any]) -> Cal
     if state.get("pool_available"):
         return None
     grows = state.get("pool_size", 0) < state.get("pool_max", 0)
-    shape = rec.shape("pool", "checkout", "checkout", target=_target(pool), library=LIBRARY, effect="none")
-    return rec.begin(shape, flags=NEW_CONNECTION if grows else 0, passthrough=True)
-
-
-def _end(rec: Recorder, call: Call, _args: tuple[Any, ...], _result: Any) -> None:
-    # A pool that may still grow makes a connection; a full one waits until somebody gives one back.
-    call.end(blocked_ns=0 if call.flags & NEW_CONNECTION else rec.clock() - call.start)
+    return begin_checkout(rec, LIBRARY, _target(pool), grows)
 
 
 class PsycopgPoolProbe(Probe):
@@ -51,6 +45,10 @@ class PsycopgPoolProbe(Probe):
         """Replace the checkout, which the pool's ``connection()`` calls too."""
         m: Any = module
         if module.__name__.endswith("_async"):
-            self.replace(m.AsyncConnectionPool, "getconn", lambda original: recorded_async(original, _begin, _end))
+            self.replace(
+                m.AsyncConnectionPool,
+                "getconn",
+                lambda original: recorded_async(original, _begin, end_checkout, fail_checkout),
+            )
         else:
-            self.replace(m.ConnectionPool, "getconn", lambda original: recorded(original, _begin, _end))
+            self.replace(m.ConnectionPool, "getconn", lambda original: recorded(original, _begin, end_checkout))

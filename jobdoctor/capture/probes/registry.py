@@ -14,6 +14,8 @@ from threading import RLock
 from types import ModuleType
 from typing import Any
 
+from jobdoctor.capture.probes.aiohttp_client import AiohttpProbe
+from jobdoctor.capture.probes.asyncpg_driver import AsyncpgPoolProbe, AsyncpgProbe
 from jobdoctor.capture.probes.base import Probe
 from jobdoctor.capture.probes.file_locks import PollingFileLockProbe
 from jobdoctor.capture.probes.files import FileProbe
@@ -40,13 +42,16 @@ PROBES: tuple[Probe, ...] = (
     SqliteProbe(),
     PsycopgProbe(),
     Psycopg2Probe(),
+    AsyncpgProbe(),
     SqlAlchemyProbe(),
     SqlAlchemyPoolProbe(),
     PsycopgPoolProbe(),
+    AsyncpgPoolProbe(),
     RedisProbe(),
     RedisLockProbe(),
     HttpClientProbe(),
     HttpxProbe(),
+    AiohttpProbe(),
     FileLockProbe(),
     PollingFileLockProbe(),
     ThreadLockProbe(),

@@ -18,6 +18,7 @@ from jobdoctor.capture.probes.statements import (
     Database,
     Statement,
     in_transaction,
+    knows_its_session,
     postgresql,
     postgresql_target,
     relationship,
@@ -49,9 +50,8 @@ def _address(dialect: Any, connection: Any, context: Any) -> str:
     if context is not None:
         url = context.root_connection.engine.url
     if dialect.name == "postgresql":
-        info = getattr(connection, "info", None)
-        if info is not None and hasattr(info, "dbname"):
-            return postgresql_target(info.host, info.port, info.dbname)
+        if knows_its_session(connection):
+            return postgresql(None, connection, dialect.driver).target
         if url is not None:
             host = url.host or url.query.get("host")
             return postgresql_target(host if isinstance(host, str) else None, url.port, url.database)
@@ -77,7 +77,7 @@ def _begin(
         database = database_of(dialect, connection, context)
         if database is None:
             return None
-        if dialect.name == "postgresql" and hasattr(connection, "info"):
+        if dialect.name == "postgresql" and knows_its_session(connection):
             postgresql(rec, connection, dialect.driver)
         begun = database.begin(rec, statement, parameters, many)
         return (begun, connection) if begun is not None else None

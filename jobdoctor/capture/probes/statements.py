@@ -161,6 +161,8 @@ def _how_to_ask(connection: Any) -> Callable[[Any], bool | None]:
         return lambda connection: bool(connection.in_transaction)
     if hasattr(connection, "get_transaction_status"):  # psycopg2
         return lambda connection: bool(connection.get_transaction_status())
+    if hasattr(connection, "is_in_transaction"):  # asyncpg
+        return lambda connection: bool(connection.is_in_transaction())
     return lambda _: None
 
 
@@ -184,7 +186,7 @@ _seen: dict[int, object] = {}
 
 
 def postgresql(rec: Recorder | None, connection: Any, library: str) -> Database:
-    """The database behind a psycopg or psycopg2 connection. Its session is noted once in each execution."""
+    """The database behind a psycopg, psycopg2 or asyncpg connection. Its session is noted once in each execution."""
     key = id(connection)
     entry = _databases.get(key)
     if entry is None or entry[0]() is not connection:
@@ -210,7 +212,14 @@ def postgresql_target(host: str | None, port: Any, name: str | None) -> str:
     return f"postgresql://{first}:{str(port or 5432).split(',')[0]}/{name or ''}"
 
 
+def knows_its_session(connection: Any) -> bool:
+    """Whether ``postgresql`` can say which session a driver's connection is."""
+    return hasattr(connection, "info") or hasattr(connection, "get_server_pid")
+
+
 def _ask(connection: Any, library: str) -> Database:
+    if hasattr(connection, "get_server_pid"):
+        return _ask_asyncpg(connection, library)
     info = connection.info
     target = postgresql_target(info.host, info.port, info.dbname)
     parameters = info.get_parameters() if hasattr(info, "get_parameters") else dict(info.dsn_parameters)
@@ -219,8 +228,31 @@ def _ask(connection: Any, library: str) -> Database:
     }
     if info.password:
         parameters["password"] = info.password
-    conninfo = " ".join(f"{name}='{_escaped(value)}'" for name, value in parameters.items())
-    return Database(target, library, f"{target}#{info.backend_pid}", conninfo)
+    return Database(target, library, f"{target}#{info.backend_pid}", _conninfo(parameters))
+
+
+def _ask_asyncpg(connection: Any, library: str) -> Database:
+    host, port = asyncpg_address(connection._addr)
+    given = connection._params
+    parameters = {"host": host, "port": port, "dbname": given.database, "user": given.user}
+    if isinstance(given.password, str):  # it may be a function that asks for one
+        parameters["password"] = given.password
+    if getattr(given, "sslmode", None) is not None and not isinstance(connection._addr, str):
+        parameters["sslmode"] = given.sslmode.name.replace("_", "-")
+    target = postgresql_target(host, port, given.database)
+    return Database(target, library, f"{target}#{connection.get_server_pid()}", _conninfo(parameters))
+
+
+def asyncpg_address(address: Any) -> tuple[str, str]:
+    """Host and port of an address as asyncpg keeps it: a pair, or the path of a socket, whose directory libpq takes."""
+    if isinstance(address, str):
+        directory, _, port = address.rpartition("/.s.PGSQL.")
+        return directory, port
+    return str(address[0]), str(address[1])
+
+
+def _conninfo(parameters: dict[str, Any]) -> str:
+    return " ".join(f"{name}='{_escaped(value)}'" for name, value in parameters.items())
 
 
 def _escaped(value: Any) -> str:
@@ -228,6 +260,26 @@ def _escaped(value: Any) -> str:
 
 
 _CONNECTION_PARAMETERS = frozenset({"host", "hostaddr", "port", "dbname", "user", "gssencmode", "channel_binding"})
+
+
+def begin_checkout(rec: Recorder, library: str, target: str, grows: bool) -> Call | None:
+    """A pool that has no connection at hand is asked for one; ``grows``: it may make one, else it waits."""
+    shape = rec.shape("pool", "checkout", "checkout", target=target, library=library, effect="none")
+    return rec.begin(shape, flags=NEW_CONNECTION if grows else 0, passthrough=True)
+
+
+def end_checkout(rec: Recorder, call: Call, _args: tuple[Any, ...], _result: Any) -> None:
+    """The pool gave a connection: one it made, or one that somebody gave back, which was waited for."""
+    call.end(blocked_ns=_waited(rec, call))
+
+
+def fail_checkout(rec: Recorder, call: Call, error: BaseException) -> None:
+    """The pool gave none."""
+    call.end(error, blocked_ns=_waited(rec, call))
+
+
+def _waited(rec: Recorder, call: Call) -> int:
+    return 0 if call.flags & NEW_CONNECTION else rec.clock() - call.start
 
 
 def begin_connect(rec: Recorder, library: str, target: str) -> Call | None:
