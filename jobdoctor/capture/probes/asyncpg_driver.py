@@ -84,7 +84,10 @@ def _said(text: str) -> Describe:
 
 
 def _unnamed(query: str) -> str:
-    """The statement without the name that asyncpg numbers its savepoints by."""
+    """The statement without the name that asyncpg numbers its savepoints by; PING for the empty one, with which
+    SQLAlchemy tries a connection."""
+    if len(query) < 4 and not query.strip("; "):
+        return "PING"
     if " __asyncpg_savepoint_" in query:
         return query.partition(" __asyncpg_savepoint_")[0].replace("ROLLBACK TO", "ROLLBACK TO SAVEPOINT")
     return query

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import io
 from collections.abc import AsyncIterator, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import psycopg
 import pytest
 
 from jobdoctor.capture import probes, recording
-from jobdoctor.capture.probes.statements import asyncpg_address, postgresql_target
+from jobdoctor.capture.probes.statements import _ask, asyncpg_address, postgresql_target
 from tests.capture.probes.conftest import Record, line
 
 asyncpg: Any = pytest.importorskip("asyncpg")
@@ -285,6 +286,46 @@ def test_sqlalchemy_counts_each_statement_once(record: Record, postgres_url: str
     assert recorded.one("sql", "CONNECT").count == 1
     (session,) = recorded.facts("session")
     assert session["backend"].startswith(f"{target}#")
+
+
+def test_sqlalchemys_trial_of_a_connection_has_a_name(record: Record, postgres_url: str) -> None:
+    pytest.importorskip("greenlet", reason="SQLAlchemy's asyncio needs greenlet")
+    from sqlalchemy.ext.asyncio import create_async_engine
+
+    async def work() -> None:
+        url = postgres_url.replace("postgresql://", "postgresql+asyncpg://", 1)
+        engine = create_async_engine(url, pool_pre_ping=True)
+        for _ in range(3):
+            async with engine.connect():
+                pass
+        await engine.dispose()
+
+    with record() as recorded:
+        asyncio.run(work())
+    assert recorded.one("sql", "PING").count == 2
+    assert all(group.operation for group in recorded.of("sql"))
+
+
+def test_the_lock_observer_can_follow_over_tcp() -> None:
+    given = {"database": "shop", "user": "o'neil", "password": "secret", "sslmode": asyncpg.connect_utils.SSLMode(5)}
+    connection = SimpleNamespace(
+        _addr=("127.0.0.1", 5433),
+        _params=SimpleNamespace(**given),
+        get_server_pid=lambda: 42,
+    )
+    database = _ask(connection, "asyncpg")
+    assert (database.target, database.backend) == (
+        "postgresql://localhost:5433/shop",
+        "postgresql://localhost:5433/shop#42",
+    )
+    assert psycopg.conninfo.conninfo_to_dict(database.conninfo) == {
+        "host": "127.0.0.1",
+        "port": "5433",
+        "dbname": "shop",
+        "user": "o'neil",
+        "password": "secret",
+        "sslmode": "verify-full",
+    }
 
 
 def test_a_sockets_path_is_the_directory_that_libpq_takes() -> None:
