@@ -17,15 +17,16 @@ MAY_IMPORT = {
     "model": set(),
     "errors": set(),
     "_version": set(),
+    "words": set(),
     "wire": {"model", "errors"},
     "config": {"model", "errors", "wire"},
     "fingerprint": {"model", "errors"},
     "capture": {"model", "errors", "config", "fingerprint", "wire"},
     "store": {"model", "errors", "config", "fingerprint", "wire", "_version"},
     "queueing": {"model", "errors", "config", "fingerprint"},
-    "diagnosis": {"model", "errors", "config", "fingerprint", "queueing"},
+    "diagnosis": {"model", "errors", "config", "fingerprint", "queueing", "words"},
     "rq": {"model", "errors", "config", "fingerprint", "wire", "capture", "_version"},
-    "report": {"model", "errors", "config", "fingerprint", "queueing", "diagnosis", "_version"},
+    "report": {"model", "errors", "config", "fingerprint", "queueing", "diagnosis", "words", "_version"},
 }
 
 #: Which files may import a library: a part of the package or one file of it.

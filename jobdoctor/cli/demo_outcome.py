@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from jobdoctor import words
 from jobdoctor.model import STEP_TITLES, Diagnosis, Finding
 
 if TYPE_CHECKING:
@@ -164,7 +165,7 @@ def _where(patient: Patient, planted: Finding | None) -> str:
         return patient.diagnosis.verdict.where
     hint = " (a hint)" if planted.severity == "info" else ""
     saving = planted.saving_ms.mid
-    return f"{planted.where}{f', saves {duration(saving)}' if saving else ''}{hint}"
+    return f"{planted.where}{f', saves {words.duration(saving)}' if saving else ''}{hint}"
 
 
 def _health(patient: Patient) -> str:
@@ -172,12 +173,3 @@ def _health(patient: Patient) -> str:
         return "[red]" + ", ".join(f"{finding.code} {finding.name}" for finding in patient.alarms) + "[/red]"
     hints = len(patient.diagnosis.findings)
     return "[green]nothing wrong[/green]" + (f"[dim], {hints} hint{'s' * (hints > 1)}[/dim]" if hints else "")
-
-
-def duration(ms: float) -> str:
-    """Milliseconds with two or three figures that count."""
-    if ms >= 10_000:
-        return f"{ms / 1000:.0f} s"
-    if ms >= 1_000:
-        return f"{ms / 1000:.1f} s"
-    return f"{ms:.0f} ms" if ms >= 10 else f"{ms:.1f} ms"

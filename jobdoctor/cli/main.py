@@ -127,7 +127,7 @@ def _exit_code(invoke: Callable[[], Any]) -> int:
 
 def _say(label: str, message: str) -> None:
     """One line on standard error. Names in it come out of recordings: no escape sequence reaches the terminal."""
-    from jobdoctor.report.words import clean
+    from jobdoctor.words import clean
 
     if sys.stderr.isatty() and not os.environ.get("NO_COLOR"):
         label = click.style(label, fg="red", bold=True)

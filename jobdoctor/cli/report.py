@@ -235,7 +235,8 @@ def _render_many(diagnoses: Sequence[Diagnosis], format_: str, *, color: bool) -
 
 
 def _say_verdict(diagnosis: Diagnosis, path: Path) -> None:
-    from jobdoctor.report import text_report, words
+    from jobdoctor import words
+    from jobdoctor.report import text_report
 
     verdict = diagnosis.verdict
     print_text(

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from jobdoctor import words
 from jobdoctor.model import LEDGER_PARTS, Channel, Evidence, Execution, JobHistory, LedgerPart, SpanGroup
 
 NS_PER_MS = 1_000_000
@@ -289,40 +290,8 @@ def execution_evidence(execution: Execution, why: str) -> Evidence:
 
 # --------------------------------------------------------------------------------------------------------------- words
 
-
-def words_ms(ms: float) -> str:
-    """A duration for people: "0.3 ms", "42 ms", "3.1 s", "2 min 5 s", "3.2 h"."""
-    if ms < 9.95:
-        return f"{ms:.1f} ms"
-    if ms < 999.5:
-        return f"{ms:.0f} ms"
-    seconds = ms / 1_000
-    if seconds < 59.95:
-        return f"{seconds:.1f} s"
-    if seconds < 3_599.5:
-        minutes, rest = divmod(round(seconds), 60)
-        return f"{minutes} min {rest} s" if rest else f"{minutes} min"
-    return f"{seconds / 3_600:.1f} h"
-
-
-def words_bytes(size: float) -> str:
-    """A size for people, in powers of ten: "812 B", "120 kB", "2.3 MB"."""
-    if size < 999.5:
-        return f"{size:.0f} B"
-    if size < 999_500:
-        return f"{size / 1_000:.1f} kB" if size < 9_950 else f"{size / 1_000:.0f} kB"
-    if size < 999_500_000:
-        return f"{size / 1_000_000:.1f} MB"
-    return f"{size / 1_000_000_000:.1f} GB"
-
-
-def words_count(count: float) -> str:
-    """A count for people: "412", "1,204"; one decimal below ten where it is not whole."""
-    if count >= 9.5 or abs(count - round(count)) < 0.05:
-        return f"{round(count):,}"
-    return f"{count:.1f}"
-
-
-def words_share(part: float) -> str:
-    """A share for people: "92%"."""
-    return f"{part * 100:.0f}%"
+# What rules call the words of `jobdoctor.words`, so that findings and reports say a number alike.
+words_ms = words.duration
+words_bytes = words.size
+words_count = words.number
+words_share = words.share

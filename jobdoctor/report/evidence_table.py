@@ -7,8 +7,8 @@ from typing import Any
 
 from msgspec import Struct
 
+from jobdoctor import words
 from jobdoctor.model import Evidence
-from jobdoctor.report import words
 
 SHOWN_ROWS = 20
 SHOWN_COLUMNS = 10

@@ -17,8 +17,9 @@ from pygments import highlight
 from pygments.formatters import HtmlFormatter
 from pygments.lexers import get_lexer_by_name
 
+from jobdoctor import words
 from jobdoctor.model import STEP_TITLES
-from jobdoctor.report import charts, words
+from jobdoctor.report import charts
 from jobdoctor.report.context import PART_TITLES, ReportContext
 from jobdoctor.report.evidence_table import shown
 

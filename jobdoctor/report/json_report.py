@@ -11,7 +11,7 @@ from msgspec import Struct, field
 
 from jobdoctor.model import Diagnosis, Evidence, Finding, Quantiles
 from jobdoctor.report.context import mean_overhead_ms, probe_rows
-from jobdoctor.report.words import iso
+from jobdoctor.words import iso
 
 SCHEMA_VERSION = 1
 

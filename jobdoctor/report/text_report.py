@@ -8,8 +8,8 @@ from rich.console import Console
 from rich.padding import Padding
 from rich.text import Text
 
+from jobdoctor import words
 from jobdoctor.model import STEP_TITLES, Check, Finding
-from jobdoctor.report import words
 from jobdoctor.report.context import FindingView, LedgerEntry, ReportContext, StepView
 
 WIDTH = 80
@@ -85,7 +85,7 @@ def _head(console: Console, report: ReportContext) -> None:
         if quantiles.count:
             _print(
                 console,
-                f"{label:<7}p50 {words.duration(quantiles.p50):<10}p95 {words.duration(quantiles.p95):<10}"
+                f"{label:<7}p50 {words.duration(quantiles.p50):<13}p95 {words.duration(quantiles.p95):<13}"
                 f"p99 {words.duration(quantiles.p99)}",
             )
 
@@ -120,7 +120,7 @@ def _ledger_line(console: Console, entry: LedgerEntry, entries: list[LedgerEntry
     # Around the job is drawn lighter than inside it.
     drawn = ("░" if entry.around else "█") * bar
     details = [one.detail for one in entries if one.name == entry.name and one.detail]
-    line = f"{entry.title:<19}{words.duration(entry.ms):>9} {words.share(entry.share):>5}  {drawn}"
+    line = f"{entry.title:<19}{words.duration(entry.ms):>11} {words.share(entry.share):>5}  {drawn}"
     _print(console, line, "", 2)
     if details:
         more = f" and {len(details) - 1} more" if len(details) > 1 else ""

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from jobdoctor.cli import demo_outcome
-from jobdoctor.cli.demo_outcome import Outcome, Patient, duration
+from jobdoctor.cli.demo_outcome import Outcome, Patient
 from jobdoctor.model import Check, Diagnosis, Finding, Recommendation, Saving, Severity, Verdict
 from jobdoctor.report.context import build_context
 from tests.builders import make_history
@@ -107,11 +107,6 @@ def test_json() -> None:
     assert answer["missed"][0]["code"] == "JD401"
     assert answer["false_alarms"][0]["codes"] == ["JD201"]
     assert answer["cases"][0]["healthy"]["findings"][0]["code"] == "JD201"
-
-
-@pytest.mark.parametrize(("ms", "text"), [(0.25, "0.2 ms"), (12.4, "12 ms"), (1_250, "1.2 s"), (12_500, "12 s")])
-def test_durations(ms: float, text: str) -> None:
-    assert duration(ms) == text
 
 
 def run(*args: str, code: str = "from jobdoctor.cli import main; main()") -> subprocess.CompletedProcess[str]:

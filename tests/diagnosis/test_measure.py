@@ -89,7 +89,7 @@ def test_saving_of_batching_counts_a_call_for_each_batch() -> None:
 @pytest.mark.parametrize(
     ("ms", "words"),
     [
-        (0.25, "0.2 ms"), (9.94, "9.9 ms"), (9.96, "10 ms"), (412, "412 ms"), (999.6, "1.0 s"), (3_100, "3.1 s"),
+        (0.25, "0.25 ms"), (9.94, "9.9 ms"), (9.96, "10 ms"), (412, "412 ms"), (999.6, "1.0 s"), (3_100, "3.1 s"),
         (59_960, "1 min"), (125_000, "2 min 5 s"), (3_600_000, "1.0 h"),
     ],
 )  # fmt: skip

@@ -35,13 +35,13 @@ def test_says_what_to_act_on() -> None:
     assert "saves 3.1 s each time (64% of it), 2.4 s to 3.2 s; 97% sure" in text
     assert "select(Order).options(selectinload(Order.customer))" in text
     assert "with it: JD404 repeated-query" in text
-    assert "SQL                    3.0 s   62%" in text
+    assert "SQL                      3.0 s   62%" in text
 
 
 def test_a_long_wait_does_not_hide_the_run() -> None:
     parts = [LedgerPart("queue_wait", "", 900 * MS), LedgerPart("cpu", "", 8 * MS), LedgerPart("sql", "", 2 * MS)]
     text = text_report.render(build_context(replace(diagnoses.rich(), ledger=parts)))
-    assert "  2 smaller parts, 10 ms together\n  The run alone, 10 ms:\n  CPU                   8.0 ms   80%" in text
+    assert "  2 smaller parts, 10 ms together\n  The run alone, 10 ms:\n  CPU                     8.0 ms   80%" in text
 
 
 def test_every_status_looks_different() -> None:

@@ -33,7 +33,7 @@ def small(number: int = 8, *, body_ms: float = 0.5, run_ms: float = 14.0, **fiel
 def test_fires_when_the_queueing_costs_more_than_the_work() -> None:
     finding = only(ask(small()))
     assert finding.severity == "info", "few executions do not matter"
-    assert finding.title == "0.5 ms of work cost 14 ms of a worker around it"
+    assert finding.title == "0.50 ms of work cost 14 ms of a worker around it"
     assert finding.cost_ms == pytest.approx(13.5)
     assert finding.where == "around"
     assert finding.recommendation.kind == "delete"

@@ -9,8 +9,6 @@ from datetime import UTC, datetime
 #: Control characters and the bidirectional overrides that can make a name look like another one.
 _UNPRINTABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ufeff\ud800-\udfff]")
 
-_LONGER = ((60_000.0, "s", 1_000.0), (3_600_000.0, "min", 60_000.0), (172_800_000.0, "h", 3_600_000.0))
-
 
 def duration(ms: float | None) -> str:
     """A duration in ms, in the unit that suits it."""
@@ -26,10 +24,12 @@ def duration(ms: float | None) -> str:
         return f"{ms:.1f} ms"
     if ms < 999.5:
         return f"{ms:.0f} ms"
-    for below, unit, divisor in _LONGER:
-        if ms < below * 0.9995:
-            return f"{ms / divisor:.1f} {unit}"
-    return f"{ms / 86_400_000:.1f} d"
+    if ms < 59_950:
+        return f"{ms / 1_000:.1f} s"
+    if ms < 3_599_500:
+        minutes, seconds = divmod(round(ms / 1_000), 60)
+        return f"{minutes} min {seconds} s" if seconds else f"{minutes} min"
+    return f"{ms / 3_600_000:.1f} h" if ms < 172_800_000 else f"{ms / 86_400_000:.1f} d"
 
 
 def size(count: float | None) -> str:
@@ -47,10 +47,10 @@ def size(count: float | None) -> str:
 
 
 def number(value: float | None) -> str:
-    """A count with thousands separators; means keep one decimal where it says something."""
+    """A count with thousands separators; means below ten keep one decimal where it says something."""
     if value is None or not math.isfinite(value):
         return "unknown"
-    if abs(value - round(value)) < 0.05 or abs(value) >= 100:
+    if abs(value - round(value)) < 0.05 or abs(value) >= 9.5:
         return f"{round(value):,}"
     return f"{value:,.1f}"
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobdoctor.report import words
+from jobdoctor import words
 
 
 @pytest.mark.parametrize(
@@ -22,8 +22,8 @@ from jobdoctor.report import words
         (999.6, "1.0 s"),
         (3_100, "3.1 s"),
         (59_900, "59.9 s"),
-        (59_990, "1.0 min"),
-        (252_000, "4.2 min"),
+        (59_990, "1 min"),
+        (252_000, "4 min 12 s"),
         (3_599_990, "1.0 h"),
         (7_200_000, "2.0 h"),
         (259_200_000, "3.0 d"),
