@@ -7,6 +7,7 @@ import hashlib
 import os
 import platform
 import signal
+from itertools import pairwise
 from typing import Any, TypeVar
 
 from msgspec import Struct, ValidationError, convert, field
@@ -376,6 +377,11 @@ def _body(
         "body_runqueue_ns": body_runqueue_ns,
         "gc_ns": recording.gc_body_ns,
         "import_ns": sum(each.total_ns for each in _facts(recording, "import", ImportCost) if _in_body(each)),
+        "import_runqueue_ns": sum(
+            max(0, following.runqueue_ns - mark.runqueue_ns)
+            for mark, following in pairwise(marks)
+            if mark.name == "import"
+        ),
         "busy": [(clock.at(span.start_ns), clock.at(span.start_ns + span.duration_ns)) for span in recording.spans]
         + ([(in_flight.start_ns, in_flight.start_ns + in_flight.duration_ns)] if in_flight else []),
     }

@@ -1,7 +1,8 @@
 """Where every nanosecond from enqueue to reap went: disjoint parts that add up to the wall time exactly.
 
 The run is first cut into phases (dispatch, fork, deserialize, import, body, callback, result, persist, reap): time in a
-phase other than the body belongs to that phase, whatever was done in it. The body is then divided:
+phase other than the body belongs to that phase, whatever was done in it; only the waits of imports for a processor are
+``cpu_wait``. The body is then divided:
 
 1. Calls seen by probes have the wall time that the recorder attributed to their channel; it is disjoint already. Of it
    the client-side CPU goes to ``cpu`` with the channel as detail, what is known to be blocked by another database
@@ -12,8 +13,8 @@ phase other than the body belongs to that phase, whatever was done in it. The bo
 3. Run-queue delay is ``cpu_wait``: first of the time outside of calls; what does not fit there was spent waking up from
    calls, and is taken off their waits evenly, off sleeps last.
 4. What then remains was blocked in the kernel outside of any probe, as far as samples show it (``other_wait``, with
-   what it was blocked in), and else ``unexplained``. While the job waited for threads of its own (in a futex) and
-   these waited for a processor, the wait is ``cpu_wait``, too.
+   what it was blocked in), and else ``unexplained``. While the job waited for threads of its own (in a futex, or in
+   the loop of asyncio) and these waited for a processor, the wait is ``cpu_wait``, too.
 """
 
 from __future__ import annotations
@@ -41,6 +42,8 @@ _PART_OF_PHASE = {
     "reap": "reap",
 }
 _BLOCKED = frozenset({"futex", "socket", "sleep", "disk", "child"})
+#: What a main thread is blocked in that waits for other threads: a lock, or the selector of asyncio.
+_AWAITS_THREADS = frozenset({"futex", "socket"})
 _ORDER = {name: index for index, name in enumerate(LEDGER_PARTS)}
 
 
@@ -60,6 +63,7 @@ class LedgerInputs(Struct):
     body_runqueue_ns: int = 0
     gc_ns: int = 0  # while the body ran
     import_ns: int = 0  # imports while the body ran
+    import_runqueue_ns: int = 0  # run-queue delay of the import phases
     samples: list[Sample] = field(default_factory=list)
     busy: list[tuple[int, int]] = field(default_factory=list)  # stretches in which a probe saw a call
 
@@ -104,6 +108,7 @@ def _cut(inputs: LedgerInputs, put: _Put) -> list[tuple[int, int]]:
         put("reap", "", run - max(cursor, exited))
         return bodies
     gap = first
+    delay = inputs.import_runqueue_ns
     for phase in phases:
         start = min(max(cursor, phase.start_ns), run)
         end = min(max(start, phase.end_ns), run)
@@ -111,7 +116,10 @@ def _cut(inputs: LedgerInputs, put: _Put) -> list[tuple[int, int]]:
         if phase.name == "body":
             bodies.append((start, end))
         else:
-            put(_PART_OF_PHASE.get(phase.name, "unexplained"), "", end - start)
+            waited = min(end - start, max(0, delay)) if phase.name == "import" else 0
+            delay -= waited
+            put("cpu_wait", "", waited)
+            put(_PART_OF_PHASE.get(phase.name, "unexplained"), "", end - start - waited)
         cursor = end
         gap = "unexplained"
     put("reap", "", run - cursor)
@@ -173,12 +181,13 @@ def _divide(inputs: LedgerInputs, bodies: list[tuple[int, int]], put: _Put) -> N
     # Waits that they did not.
     seen = _blocked_outside(inputs, bodies)
     total = min(outside, sum(seen.values()))
-    queued = min(total, seen.get("futex", 0), _threads_delay(inputs.samples, bodies))
-    if queued:
-        put("cpu_wait", "", queued)
-        seen["futex"] -= queued
-        outside -= queued
-        total -= queued
+    awaiting = {wait: ns for wait, ns in seen.items() if wait in _AWAITS_THREADS}
+    queued = min(total, sum(awaiting.values()), _threads_delay(inputs.samples, bodies))
+    put("cpu_wait", "", queued)
+    for wait, ns in _share(queued, awaiting).items():
+        seen[wait] -= ns
+    outside -= queued
+    total -= queued
     for wait, ns in _share(total, seen).items():
         put("other_wait", wait, ns)
     put("unexplained", "", outside - total)
@@ -207,12 +216,14 @@ def _blocked_outside(inputs: LedgerInputs, bodies: list[tuple[int, int]]) -> dic
 
 
 def _threads_delay(samples: list[Sample], bodies: list[tuple[int, int]]) -> int:
-    """Run-queue delay of the body's other threads while its main thread was blocked in a futex; at most the time
+    """Run-queue delay of the body's other threads while its main thread may have waited for them; at most the time
     between two samples for each pair, for several threads may have waited at once."""
     ordered = sorted(samples, key=lambda sample: sample.at_ns)
     delay = 0
     for before, after in pairwise(ordered):
-        if "futex" not in (before.wait, after.wait) or not any(start <= after.at_ns < end for start, end in bodies):
+        if _AWAITS_THREADS.isdisjoint((before.wait, after.wait)) or not any(
+            start <= after.at_ns < end for start, end in bodies
+        ):
             continue
         grown = after.threads_runqueue_ns - before.threads_runqueue_ns
         delay += max(0, min(grown, after.at_ns - before.at_ns))

@@ -117,9 +117,9 @@ def test_a_whole_execution() -> None:
         "dispatch": 100 + 50,
         "fork": 100,
         "deserialize": 50,
-        "import": 100,
+        "import": 95,
         "cpu": 150,
-        "cpu_wait": 60,
+        "cpu_wait": 65,  # 5 of it while importing
         f"sql {DB}": 300,
         "result": 100,
         "persist": 200,

@@ -229,10 +229,18 @@ def test_many_threads_wait_no_longer_than_the_job() -> None:
     assert parts == {("cpu", ""): 700, ("cpu_wait", ""): 300}
 
 
+def test_imports_that_wait_for_a_processor_are_not_the_imports_fault() -> None:
+    phases = [Phase("import", 0, 300), Phase("body", 300, 1_000)]
+    parts = ledger(phases=phases, body_cpu_ns=700, import_runqueue_ns=120)
+    assert parts == {("import", ""): 180, ("cpu_wait", ""): 120, ("cpu", ""): 700}
+    parts = ledger(phases=phases, body_cpu_ns=700, import_runqueue_ns=900)
+    assert parts == {("cpu_wait", ""): 300, ("cpu", ""): 700}
+
+
 def test_threads_that_wait_for_a_processor_beside_a_busy_job_hold_up_nobody() -> None:
-    beside = [Sample(at, 0, 0, 0, "socket", threads_runqueue_ns=at) for at in range(100, 1_000, 100)]
+    beside = [Sample(at, 0, 0, 0, "disk", threads_runqueue_ns=at) for at in range(100, 1_000, 100)]
     parts = ledger(phases=[Phase("body", 0, 1_000)], body_cpu_ns=100, samples=beside)
-    assert parts == {("cpu", ""): 100, ("other_wait", "socket"): 900}
+    assert parts == {("cpu", ""): 100, ("other_wait", "disk"): 900}
 
 
 def test_phases_that_overlap_or_leave_the_run_are_cut() -> None:

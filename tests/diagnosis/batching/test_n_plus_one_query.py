@@ -103,7 +103,7 @@ def test_no_more_is_between_the_queries_than_was_computed_and_not_spent_in_other
         make_group(count=3, ms=900),
         make_group(count=40, distinct=4, ms=500),
         make_group(count=100, distinct=19, ms=500),
-        make_group(count=10, ms=1.0),
+        make_group(count=10, ms=0.3),
     ],
     ids=["calls", "three queries", "distinct", "distinct share", "milliseconds"],
 )

@@ -30,12 +30,21 @@ def test_different_commands_of_one_loop_are_one_finding() -> None:
     [
         [make_group("redis", count=19, ms=60)],
         [make_group("redis", count=9, ms=20, callsite=f"app/tasks.py:{line}") for line in range(40, 45)],
-        [make_group("redis", count=20, ms=1.0)],
+        [make_group("redis", count=20, ms=0.3)],
     ],
     ids=["calls", "calls per line", "milliseconds"],
 )
 def test_silent_just_below_each_limit(groups: list[SpanGroup]) -> None:
     assert ask(RedisRoundTrips, alike(*groups, run_ms=100)) == []
+
+
+def test_pipelines_of_a_few_commands_are_round_trips_of_a_loop() -> None:
+    small = make_group("redis", operation="PIPELINE", fingerprint="", count=40, batched=40, items=160, ms=60)
+    finding = only(ask(RedisRoundTrips, alike(small, run_ms=100)))
+    assert finding.title.startswith("40 Redis pipelines of a few commands")
+    assert "one pipeline around the loop" in finding.recommendation.snippet
+    larger = make_group("redis", operation="PIPELINE", count=40, batched=40, items=161, ms=60)
+    assert ask(RedisRoundTrips, alike(larger, run_ms=100)) == []
 
 
 def test_fires_at_the_limits() -> None:

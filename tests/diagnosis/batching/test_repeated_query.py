@@ -28,7 +28,7 @@ def test_parameters_that_were_not_seen_are_not_taken_for_equal() -> None:
     [
         make_group(count=10, distinct=1, ms=300),
         make_group(count=100, distinct=51, ms=300),
-        make_group(count=100, distinct=1, ms=0.9),
+        make_group(count=100, distinct=1, ms=0.3),
     ],
     ids=["repeats", "share", "milliseconds"],
 )

@@ -32,7 +32,7 @@ def test_fires_on_the_other_writes(operation: str) -> None:
 
 @pytest.mark.parametrize(
     "group",
-    [insert(count=9, ms=300), insert(count=20, rows=31, ms=300), insert(count=10, ms=1.0)],
+    [insert(count=9, ms=300), insert(count=20, rows=31, ms=300), insert(count=10, ms=0.3)],
     ids=["calls", "rows per call", "milliseconds"],
 )
 def test_silent_just_below_each_limit(group: SpanGroup) -> None:

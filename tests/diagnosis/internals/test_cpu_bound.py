@@ -59,6 +59,18 @@ def test_the_hot_path_passes_through_libraries_and_ends_where_time_spreads() -> 
     assert [frame.function for frame in hot_path(PROFILE, 0.4)] == ["monthly", "score"]
 
 
+def test_imports_are_no_hot_path() -> None:
+    frames = [
+        ProfileFrame(-1, "import_module", "importlib/__init__.py:1", 600 * MS, application=False),
+        ProfileFrame(0, "<module>", "app/reports.py:3", 600 * MS, application=True),
+        ProfileFrame(1, "<module>", "requests/__init__.py:1", 500 * MS, application=False),
+        ProfileFrame(-1, "monthly", "app/reports.py:10", 400 * MS, application=True),
+    ]
+    executions = alike(run_ms=1_100, ledger={"import": 600, "cpu": 450, "persist": 50})
+    executions.append(make_execution(run_ms=1_100, profile=Profile(1.0, 900, 1_000 * MS, frames)))
+    assert [frame.function for frame in hot_path(executions[-1].profile or Profile(1.0, 0, 0), 0.4)] == ["monthly"]
+
+
 def test_says_that_no_profile_was_taken() -> None:
     finding = only(ask(CpuBound, alike(run_ms=1_000, ledger={"cpu": 950})))
     assert any("No profile was taken" in evidence.text for evidence in finding.evidence)

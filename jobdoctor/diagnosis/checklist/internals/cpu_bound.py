@@ -33,6 +33,8 @@ from jobdoctor.model import Evidence, Execution, Finding, JobHistory, Profile, P
 #: Channels whose client-side CPU stands under ``cpu`` with their name as the detail.
 _CALL_DETAILS = frozenset({"sql", "http", "redis", "file", "lock", "pool", "mail", "subprocess", "enqueue"})
 
+#: The function of a module's own code, which runs while it is imported.
+_IMPORTED = "<module>"
 #: What a worker does before and after the job: a busy host stretches it, and the job has no part in it.
 _AROUND = ("dispatch", "fork", "persist", "reap")
 
@@ -102,7 +104,8 @@ class CpuBound(Rule):
         leaf = path[-1] if path else None
         part = 0.0
         if leaf is not None and profile is not None:
-            part = measure.share(leaf.ns, profile.duration_ns)
+            whole_ns = _without_imports_ns(profile)
+            part = measure.share(leaf.ns, whole_ns)
             evidence.append(
                 Evidence(
                     "profile",
@@ -113,7 +116,7 @@ class CpuBound(Rule):
                                 "function": frame.function,
                                 "callsite": frame.callsite,
                                 "ms": round(frame.ns / 1e6, 3),
-                                "share": round(measure.share(frame.ns, profile.duration_ns), 4),
+                                "share": round(measure.share(frame.ns, whole_ns), 4),
                             }
                             for frame in path
                         ]
@@ -163,8 +166,24 @@ def _own_cpu_ms(executions: Sequence[Execution]) -> float:
     )
 
 
+def _without_imports_ns(profile: Profile) -> int:
+    """The profile's time without the outermost imports in it."""
+    imported = 0
+    inside: set[int] = set()
+    for index, frame in enumerate(profile.frames):  # a parent stands before its children
+        if frame.parent in inside:
+            inside.add(index)
+        elif frame.function == _IMPORTED:
+            inside.add(index)
+            imported += frame.ns
+    return max(0, profile.duration_ns - imported)
+
+
 def hot_path(profile: Profile, least_share: float) -> list[ProfileFrame]:
-    """From the outermost application frame down to where the time spreads out; library frames are passed through."""
+    """From the outermost application frame down to where the time spreads out; library frames are passed through.
+
+    What modules do while they are imported is import-cost's, and left out.
+    """
     children: dict[int, list[int]] = {}
     for index, frame in enumerate(profile.frames):
         children.setdefault(frame.parent, []).append(index)
@@ -172,6 +191,8 @@ def hot_path(profile: Profile, least_share: float) -> list[ProfileFrame]:
     def application_below(index: int) -> list[int]:
         found: list[int] = []
         for child in children.get(index, ()):
+            if profile.frames[child].function == _IMPORTED:
+                continue
             found.extend([child] if profile.frames[child].application else application_below(child))
         return found
 
@@ -179,7 +200,7 @@ def hot_path(profile: Profile, least_share: float) -> list[ProfileFrame]:
     at = -1
     while below := application_below(at):
         heaviest = max(below, key=lambda index: profile.frames[index].ns)
-        whole = profile.frames[at].ns if at >= 0 else profile.duration_ns
+        whole = profile.frames[at].ns if at >= 0 else _without_imports_ns(profile)
         if profile.frames[heaviest].ns < least_share * whole:
             break
         path.append(profile.frames[heaviest])
