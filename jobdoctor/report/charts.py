@@ -9,8 +9,8 @@ from collections.abc import Sequence
 
 from msgspec import Struct
 
-from jobdoctor.report.context import LedgerEntry
 from jobdoctor.report.distribution import Distribution
+from jobdoctor.report.ledger import LedgerEntry
 from jobdoctor.report.timeline import UsagePoint
 
 WIDTH = 1_000.0

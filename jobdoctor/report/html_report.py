@@ -20,8 +20,9 @@ from pygments.lexers import get_lexer_by_name
 from jobdoctor import words
 from jobdoctor.model import STEP_TITLES
 from jobdoctor.report import charts
-from jobdoctor.report.context import PART_TITLES, ReportContext
+from jobdoctor.report.context import ReportContext
 from jobdoctor.report.evidence_table import shown
+from jobdoctor.report.ledger import PART_TITLES
 
 VERDICT_TITLES = {
     "inside": "Inside the job",

@@ -10,7 +10,7 @@ import msgspec
 from msgspec import Struct, field
 
 from jobdoctor.model import Diagnosis, Evidence, Finding, Quantiles
-from jobdoctor.report.context import mean_overhead_ms, probe_rows
+from jobdoctor.report.capture import mean_overhead_ms, probe_rows
 from jobdoctor.words import iso
 
 SCHEMA_VERSION = 1

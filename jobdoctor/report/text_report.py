@@ -10,7 +10,9 @@ from rich.text import Text
 
 from jobdoctor import words
 from jobdoctor.model import STEP_TITLES, Check, Finding
-from jobdoctor.report.context import FindingView, LedgerEntry, ReportContext, StepView
+from jobdoctor.report.context import ReportContext
+from jobdoctor.report.findings import FindingView, StepView
+from jobdoctor.report.ledger import LedgerEntry
 
 WIDTH = 80
 BAR = 28
