@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from jsonschema import Draft202012Validator
 
+from jobdoctor.report import schema
 from sample_app.catalogue import CASES
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
@@ -22,7 +24,7 @@ def reports(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def run(reports: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "jobdoctor", "demo", "--quick", "--format", "json", "--output", str(reports)]
+    command = [sys.executable, "-m", "jobdoctor", "demo", "--quick", "--keep", "--format", "json", "-o", str(reports)]
     return subprocess.run(command, capture_output=True, text=True, timeout=380, check=False)
 
 
@@ -59,6 +61,23 @@ def test_every_job_has_its_report(outcome: dict[str, Any], reports: Path) -> Non
             assert report.parent == reports
             assert patient["job"] in report.read_text(encoding="utf-8")
             assert f'href="{report.name}"' in index
+
+
+def test_every_report_in_json_is_what_the_schema_says(outcome: dict[str, Any], reports: Path) -> None:
+    command = [sys.executable, "-m", "jobdoctor", "report", "--all", "--format", "json", "--quiet"]
+    places = ["--store", f"sqlite:///{reports / 'demo.db'}", "--url", "redis://127.0.0.1:1"]
+    answer = subprocess.run([*command, *places], capture_output=True, text=True, timeout=120, check=True)
+    found = {report["job"]: report for report in json.loads(answer.stdout)}
+    validator = Draft202012Validator(schema())
+    for case in outcome["cases"]:
+        for patient in (case["sick"], case["healthy"]):
+            report = found[patient["job"]]
+            assert [error.message for error in validator.iter_errors(report)] == [], patient["job"]
+            assert report["verdict"]["headline"] == patient["headline"]
+            parts = sum(part["ms"] for part in report["ledger"]["parts"])
+            assert parts == pytest.approx(report["ledger"]["wall_ms"], abs=0.1)
+            for finding in report["findings"]:
+                assert finding["recommendation"]["text"].endswith("."), finding["code"]
 
 
 def test_no_recording_was_lost(outcome: dict[str, Any]) -> None:
