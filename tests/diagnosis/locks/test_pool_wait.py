@@ -41,6 +41,16 @@ def test_without_knowledge_all_but_the_longest_count() -> None:
     assert finding.cost_ms == pytest.approx(800)
 
 
+def test_a_pool_that_has_no_name_yet_is_the_one_that_gets_one() -> None:
+    groups = [checkouts(2, 300, blocked_ns=300 * MS, target=""), checkouts(2, 200, blocked_ns=200 * MS)]
+    finding = only(ask(PoolWait, [make_execution(run_ms=1_000, groups=groups) for _ in range(5)]))
+    assert finding.cost_ms == pytest.approx(500)
+    assert "postgresql://db/app" in finding.title
+    other = checkouts(2, 200, blocked_ns=200 * MS, target="postgresql://db/other")
+    found = ask(PoolWait, [make_execution(run_ms=1_000, groups=[*groups, other]) for _ in range(5)])
+    assert len(found) == 3
+
+
 def test_checkouts_that_gave_up_are_sure() -> None:
     group = checkouts(1, 800, errors=1)
     finding = only(ask(PoolWait, [make_execution(run_ms=1_000, groups=[group]) for _ in range(5)]))

@@ -53,8 +53,7 @@ class PoolWait(TimeRule):
         run = measure.run_ms(executions)
         pools: dict[str, Contention] = {}
         for execution in executions:
-            for target in dict.fromkeys(group.target for group in execution.groups if group.channel == "pool"):
-                groups = [group for group in execution.groups if group.channel == "pool" and group.target == target]
+            for target, groups in _by_pool(execution, executions).items():
                 waited = _waited_ns(groups)
                 if waited > 0:
                     longest = max(groups, key=lambda group: group.total_ns)
@@ -72,10 +71,7 @@ class PoolWait(TimeRule):
     def _finding(self, executions: Sequence[Execution], pool: Contention, waited: float) -> Finding:
         run = measure.run_ms(executions)
         timeouts = sum(
-            group.errors
-            for execution in executions
-            for group in execution.groups
-            if group.channel == "pool" and group.target == pool.target
+            group.errors for execution in executions for group in _by_pool(execution, executions).get(pool.target, [])
         )
         # Threads waited beside one another and beside running queries: the wall time to gain is at least what the
         # ledger shows as pool time and nothing else, at most the time some thread waited.
@@ -109,6 +105,17 @@ class PoolWait(TimeRule):
             calls=round(pool.times / len(executions)),
             evidence=[contention_evidence(text, [pool]), measure.execution_evidence(worst, "The longest wait")],
         )
+
+
+def _by_pool(execution: Execution, executions: Sequence[Execution]) -> dict[str, list[SpanGroup]]:
+    """The checkouts of each pool. A pool has no name before its first connection: where one gets a name, it is that."""
+    names = {group.target for each in executions for group in each.groups if group.channel == "pool" and group.target}
+    unnamed = names.pop() if len(names) == 1 else ""
+    pools: dict[str, list[SpanGroup]] = {}
+    for group in execution.groups:
+        if group.channel == "pool":
+            pools.setdefault(group.target or unnamed, []).append(group)
+    return pools
 
 
 def _waited_ns(groups: Sequence[SpanGroup]) -> int:
