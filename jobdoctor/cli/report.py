@@ -164,8 +164,9 @@ def _report_all(
 ) -> None:
     jobs = store.jobs(since)
     if not jobs:
-        when = " in this window" if since else ""
-        raise UnknownJobError(f"no recordings in {store.where}{when}", "run `jobdoctor run` first or widen --since")
+        if since:
+            raise UnknownJobError(f"no recordings in {store.where} in this window", "widen --since")
+        raise UnknownJobError(f"no recordings in {store.where}", "run `jobdoctor run` first")
     if format_ != "html":
         diagnoses = list(_each(store, settings, jobs, since, quiet))
         to_stdout = output is None or output == STANDARD_OUTPUT
