@@ -144,9 +144,7 @@ def _memory_rows(pids: dict[str, int]) -> list[str]:
 # --------------------------------------------------------------------------------------------------------------- times
 
 
-def _measure(
-    connection: redis.Redis, job: Callable[[], object], rounds: int, batch: int
-) -> dict[str, list[float]]:
+def _measure(connection: redis.Redis, job: Callable[[], object], rounds: int, batch: int) -> dict[str, list[float]]:
     times: dict[str, list[float]] = {arm: [] for arm in ARMS}
     for number in range(rounds + 2):
         for arm in random.sample(list(ARMS), len(ARMS)):
@@ -182,7 +180,8 @@ def _time_rows(name: str, times: dict[str, list[float]]) -> list[str]:
         quartiles = statistics.quantiles(ratios, n=4)
         rows.append(
             f"| {name} | {arm} | {plain:.1f} ms | {statistics.median(times[arm]):.1f} ms "
-            f"| x{statistics.median(ratios):.2f} | x{low:.2f} to x{high:.2f} | x{quartiles[0]:.2f} to x{quartiles[2]:.2f} |"
+            f"| x{statistics.median(ratios):.2f} | x{low:.2f} to x{high:.2f} "
+            f"| x{quartiles[0]:.2f} to x{quartiles[2]:.2f} |"
         )
     return rows
 
@@ -195,17 +194,18 @@ def _interval(ratios: Sequence[float]) -> tuple[float, float]:
 
 
 def _table(rows: Sequence[str], loads: Sequence[float], rounds: int, batch: int) -> str:
-    machine = f"{platform.system()} on {platform.machine()}, {os.cpu_count()} cores"
+    machine = f"{platform.system()} on {platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
+    measured = " / ".join(f"{load:.1f}" for load in loads)
     return "\n".join(
         [
             "# What recording costs",
             "",
-            f"`python benchmarks/overhead.py`, {datetime.now(UTC):%Y-%m-%d}: {machine}, Python "
-            f"{platform.python_version()}, RQ {RQ_VERSION}; {rounds} rounds of {batch} jobs for each worker, interleaved.",
-            f"Load of the machine (1 minute): {' / '.join(f'{load:.1f}' for load in loads)} at the start and after each "
-            "job's rounds, of which the benchmark itself is 1 to 2.",
-            "Ratios are medians of those of single rounds. The control is plain RQ against plain RQ: what its interval is "
-            "off 1, and how wide it is, is the machine's noise.",
+            f"`python benchmarks/overhead.py`, {datetime.now(UTC):%Y-%m-%d}: {machine}, "
+            f"RQ {RQ_VERSION}; {rounds} rounds of {batch} jobs for each worker, interleaved.",
+            f"Load of the machine (1 minute): {measured} at the start and after each job, of which "
+            "the benchmark itself is 1 to 2.",
+            "Ratios are medians of those of single rounds. The control is plain RQ against plain RQ: how far its "
+            "interval is from 1, and how wide it is, is the machine's noise.",
             "",
             "| what | worker | plain | measured | difference | 95 % interval | quartiles of single rounds |",
             "|---|---|---|---|---|---|---|",

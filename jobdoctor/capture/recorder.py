@@ -17,23 +17,34 @@ import mmap
 import os
 import struct
 import sys
-import tempfile
 import time
-import uuid
 from _thread import RLock, get_ident  # not from threading, where they may be a probe's
 from collections.abc import Callable
-from contextvars import ContextVar
-from types import CodeType, FrameType
 from typing import Any
 
 from msgspec import msgpack
 
 from jobdoctor.capture import callsites
+from jobdoctor.capture.calls import (
+    BATCHED,
+    CONCURRENT,
+    COUNTED,
+    CPU,
+    IDEMPOTENCY_KEY,
+    IN_TRANSACTION,
+    NEW_CONNECTION,
+    NO_TIMEOUT,
+    PASSTHROUGH,
+    Call,
+    Cell,
+    Shape,
+    inside,
+)
 from jobdoctor.capture.callsites import Site, site_of
 from jobdoctor.capture.callsites import files as _files
+from jobdoctor.capture.foreign import foreign
 from jobdoctor.capture.layout import (
     C_BATCHED,
-    C_BLOCKED,
     C_CAPPED,
     C_CONCURRENT,
     C_COUNT,
@@ -44,17 +55,11 @@ from jobdoctor.capture.layout import (
     C_FIRST,
     C_IDEMPOTENCY,
     C_IN_TRANSACTION,
-    C_ITEMS,
     C_LAST,
     C_MAX,
-    C_MAX_ROWS,
     C_MIN,
     C_NEW_CONNECTIONS,
     C_NO_TIMEOUT,
-    C_RECEIVED,
-    C_ROWS,
-    C_ROWS_KNOWN,
-    C_SENT,
     C_SHAPE,
     C_SITE,
     C_TOTAL,
@@ -119,18 +124,7 @@ from jobdoctor.capture.layout import (
     VERSION,
     WORD,
 )
-
-#: Flags of a call, for ``begin`` and ``end``.
-NO_TIMEOUT = 1
-NEW_CONNECTION = 2
-BATCHED = 4
-IDEMPOTENCY_KEY = 8
-_IN_TRANSACTION = 16
-_CONCURRENT = 32
-_PASSTHROUGH = 64
-_CPU = 128
-#: Flags of which a cell counts something.
-_COUNTED = NO_TIMEOUT | NEW_CONNECTION | BATCHED | IDEMPOTENCY_KEY | _IN_TRANSACTION | _CONCURRENT | _CPU
+from jobdoctor.capture.memory import Memory, memory_path, open_memory
 
 #: Shapes kept for one execution. Beyond them, and beyond the cells, calls are counted in one cell a channel.
 SHAPES = 4096
@@ -145,7 +139,6 @@ _RARE_NOTES = frozenset({"exception", "result", "missing", "probe", "session"})
 _POSITIVE = 0x7FFF_FFFF_FFFF_FFFF
 _OVER_BUDGET = 1  # of the truncated word
 
-_CELL_WORD = CELLS_AT // WORD
 _FLIGHT_WORD = FLIGHTS_AT // WORD
 _FLIGHT_START = FLIGHTS_AT + WORD
 _FLIGHT_BYTES = FLIGHT_WORDS * WORD
@@ -156,218 +149,8 @@ _PHASE_WORD = PHASES_AT // WORD
 _pack_flight = struct.Struct("@3q").pack_into
 _pack_span = struct.Struct("@6q").pack_into
 _getframe = sys._getframe
-_thread_time_ns = time.thread_time_ns
-
-
-def foreign(error: BaseException) -> bool:
-    """Whether an exception that came out of our own code was raised into it from outside: by a signal handler, or into
-    this thread by RQ's timer.
-
-    Such an exception (RQ's job timeout, KeyboardInterrupt) is the job's business and must go on. A handler's frame,
-    which takes a signal number and a frame, stands in the traceback; the timer's leaves none, but its type is RQ's.
-    """
-    if not isinstance(error, Exception) or any(kind.__module__ == "rq.timeouts" for kind in type(error).__mro__):
-        return True
-    traceback = error.__traceback__
-    while traceback is not None:
-        frame = traceback.tb_frame
-        code = frame.f_code
-        values = [frame.f_locals.get(name) for name in code.co_varnames[: code.co_argcount]]
-        if any(isinstance(value, FrameType) for value in values) and any(type(value) is int for value in values):
-            return True
-        traceback = traceback.tb_next
-    return False
-
-
-class Memory:
-    """Shared memory of one recorder. ``path`` is None when it is anonymous (shared with forked children only);
-    ``fallback`` then says why, if a file was asked for."""
-
-    __slots__ = ("buffer", "fallback", "path")
-
-    def __init__(self, buffer: mmap.mmap, path: str | None, fallback: str = "") -> None:
-        self.buffer = buffer
-        self.path = path
-        self.fallback = fallback
-
-    def close(self) -> None:
-        """Give the memory back and remove its file. Views still held by a recorder keep it mapped until they go."""
-        try:
-            self.buffer.close()
-        except BufferError:
-            pass
-        if self.path is not None:
-            try:
-                os.unlink(self.path)
-            except OSError:
-                pass
-
-
-def memory_path() -> str:
-    """A new path for a memory that a spawned process must find: in /dev/shm where that is, else in the temporary
-    directory."""
-    directory = "/dev/shm" if os.access("/dev/shm", os.W_OK | os.X_OK) else tempfile.gettempdir()  # noqa: S108
-    return os.path.join(directory, f"jobdoctor-{os.getpid()}-{uuid.uuid4().hex}")
-
-
-def open_memory(path: str | None = None) -> Memory:
-    """Memory for a recorder: anonymous and shared with forked children, or a file (mode 0600) when ``path`` is given.
-
-    The file is created when it does not exist, and mapped as it is when it does and has the right size and owner. When
-    the file cannot be used the memory is anonymous and ``fallback`` says why.
-    """
-    if path is None:
-        return Memory(mmap.mmap(-1, SIZE), None)
-    try:
-        flags = os.O_RDWR | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
-        try:
-            descriptor = os.open(path, flags | os.O_CREAT | os.O_EXCL, 0o600)
-            created = True
-        except FileExistsError:
-            descriptor = os.open(path, flags)
-            created = False
-        try:
-            if created:
-                os.ftruncate(descriptor, SIZE)
-            else:
-                status = os.fstat(descriptor)
-                if status.st_size != SIZE or status.st_uid != os.geteuid():
-                    return Memory(mmap.mmap(-1, SIZE), None, f"{path} is not a recorder's file of this user")
-            return Memory(mmap.mmap(descriptor, SIZE), path)
-        finally:
-            os.close(descriptor)
-    except (OSError, ValueError) as error:
-        return Memory(mmap.mmap(-1, SIZE), None, f"no memory at {path}: {error}")
-
-
-class Shape:
-    """An interned shape of call, good for the execution it was made in. Probes may keep it: a recorder that was reset
-    since interns it again by itself."""
-
-    __slots__ = ("cells", "channel", "codes", "generation", "identity", "reference", "sites", "trail")
-
-    def __init__(self, identity: tuple[str, ...], channel: int, generation: object) -> None:
-        self.identity = identity
-        self.channel = channel
-        self.generation = generation
-        self.reference = 0
-        self.cells: dict[int, Cell] = {}  # by code identity and instruction
-        self.codes: list[CodeType] = []  # kept alive, so that no other one can have the identity
-        self.sites: dict[tuple[str, str], Cell] = {}
-        #: How deep the application frame was, and two code objects on the way: the library's entry and one in between.
-        self.trail: tuple[int, CodeType, int, CodeType] | None = None
-
-
-class Cell:
-    """All calls of one shape from one line."""
-
-    __slots__ = ("at", "begun", "channel", "generation", "index", "params", "recorder")
-
-    def __init__(self, recorder: Recorder, index: int, channel: int) -> None:
-        self.recorder = recorder
-        self.generation = recorder.generation
-        self.index = index
-        self.at = _CELL_WORD + index * CELL_WORDS
-        self.channel = channel
-        self.begun = 0
-        self.params: set[int] = set()
-
-    def add(
-        self,
-        rows: int | None = None,
-        sent: int = 0,
-        received: int = 0,
-        items: int = 0,
-        blocked_ns: int = 0,
-    ) -> None:
-        """What became known after a call ended, such as rows fetched. Never raises."""
-        try:
-            if self.generation is not self.recorder.generation:
-                return
-            words = self.recorder.words
-            at = self.at
-            if rows is not None and rows >= 0:
-                words[at + C_ROWS_KNOWN] = 1
-                words[at + C_ROWS] += rows
-                if rows > words[at + C_MAX_ROWS]:
-                    words[at + C_MAX_ROWS] = rows
-            if sent:
-                words[at + C_SENT] += sent
-            if received:
-                words[at + C_RECEIVED] += received
-            if items:
-                words[at + C_ITEMS] += items
-            if blocked_ns > 0:
-                words[at + C_BLOCKED] += blocked_ns
-        except Exception as error:
-            if foreign(error):
-                raise
-
-
-class Call:
-    """One call in progress."""
-
-    __slots__ = ("cell", "cpu", "ended", "flags", "generation", "params", "recorder", "slot", "start", "thread")
-
-    recorder: Recorder
-    cell: Cell
-    start: int
-    cpu: int
-    flags: int
-    slot: int
-    thread: int
-    params: int
-    generation: object
-    ended: bool
-
-    def end(
-        self,
-        error: BaseException | None = None,
-        rows: int | None = None,
-        sent: int = 0,
-        received: int = 0,
-        status: int = 0,
-        items: int = 0,
-        flags: int = 0,
-        blocked_ns: int = 0,
-    ) -> None:
-        """The call is over. ``rows``: fetched or affected, None when not known; ``status``: an HTTP status; ``items``:
-        parameter sets, commands or keys; ``blocked_ns``: of the call, known to be blocked by somebody else. Ending
-        twice does nothing. Never raises."""
-        recorder = self.recorder
-        try:
-            now = recorder.clock()
-            if self.ended:
-                return
-            self.ended = True
-            flags |= self.flags
-            if not flags & _PASSTHROUGH:
-                _inside.set(None)
-            if self.generation is not recorder.generation:
-                return
-            if recorder.shared:
-                with recorder.lock:
-                    recorder.finish(self, now, flags, error, rows, sent, received, status, items, blocked_ns)
-            else:
-                recorder.finish(self, now, flags, error, rows, sent, received, status, items, blocked_ns)
-        except Exception as failure:
-            if foreign(failure):
-                raise
-
-    def let_through(self) -> None:
-        """From now on calls inside this one are recorded too, as if it had begun with ``passthrough``: what it waited
-        for is there, and the job works while it is still open (a response that is read bit by bit)."""
-        recorder = self.recorder
-        if not self.ended and not self.flags & _PASSTHROUGH and self.generation is recorder.generation:
-            with recorder.lock:
-                self.flags |= _PASSTHROUGH
-                recorder.calls_in_flight -= 1
-            if _inside.get() is self:
-                _inside.set(None)
-
-
 _new_call = Call.__new__
-_inside: ContextVar[Call | None] = ContextVar("jobdoctor_call", default=None)
+_thread_time_ns = time.thread_time_ns
 
 
 def type_name(error: BaseException) -> str:
@@ -488,7 +271,7 @@ class Recorder:
     def _began(self) -> None:
         self.words[H_PID] = os.getpid()
         self._threads = {get_ident(): 0}
-        _inside.set(None)
+        inside.set(None)
 
     # -- strings and cells
 
@@ -600,7 +383,7 @@ class Recorder:
         where the wall time goes is decided by the channels' priority.
         """
         try:
-            outer = _inside.get()
+            outer = inside.get()
             if outer is not None and not outer.ended and outer.recorder is self:
                 return None
             if self.silent:
@@ -649,9 +432,9 @@ class Recorder:
             thread = self._threads.get(ident)
             call.thread = thread if thread is not None else self._number(ident)
             if passthrough:
-                flags |= _PASSTHROUGH
+                flags |= PASSTHROUGH
             if self._open and self._open.get(_strand()):
-                flags |= _IN_TRANSACTION
+                flags |= IN_TRANSACTION
             if self.shared:
                 with self.lock:
                     self.launch(call, cell, flags, params)
@@ -659,7 +442,7 @@ class Recorder:
                 self.launch(call, cell, flags, params)
             return call
         except Exception as error:
-            _inside.set(None)
+            inside.set(None)
             if foreign(error):
                 raise
             return None
@@ -669,18 +452,18 @@ class Recorder:
         if params and params not in cell.params:
             self._count_distinct(cell, params)
         if self.calls_in_flight:
-            flags |= _CONCURRENT
+            flags |= CONCURRENT
         begun = cell.begun + 1
         cell.begun = begun
         if begun <= CPU_EVERY or not begun % CPU_EVERY:
-            flags |= _CPU
+            flags |= CPU
         call.flags = flags
         slots = self.slots
         call.slot = slot = slots.pop() if slots else -1
         channel = cell.channel
-        if not flags & _PASSTHROUGH:
+        if not flags & PASSTHROUGH:
             self.calls_in_flight += 1
-            _inside.set(call)
+            inside.set(call)
         call.start = now = self.clock()
         if self.busy:
             self.words[self.channels_at + self.top] += now - self.last
@@ -695,7 +478,7 @@ class Recorder:
             # What is in flight first, that something is last.
             _pack_flight(self.buffer, _FLIGHT_START + slot * _FLIGHT_BYTES, now, call.thread, params)
             self.words[_FLIGHT_WORD + slot * FLIGHT_WORDS] = cell.index + 1
-        if flags & _CPU:
+        if flags & CPU:
             call.cpu = _thread_time_ns()
 
     def finish(
@@ -729,7 +512,7 @@ class Recorder:
         flight[channel] -= 1
         if self.busy and not flight[top]:
             self.top = next((index for index, count in enumerate(flight) if count), 0)
-        if not flags & _PASSTHROUGH:
+        if not flags & PASSTHROUGH:
             self.calls_in_flight -= 1
         slot = call.slot
         if slot >= 0:
@@ -745,7 +528,7 @@ class Recorder:
             words[at + C_MAX] = duration
         elif duration < words[at + C_MIN]:
             words[at + C_MIN] = duration
-        if flags & _COUNTED:
+        if flags & COUNTED:
             self._count_flags(call, at, flags, duration)
         if rows is not None or sent or received or items or blocked_ns:
             cell.add(rows, sent, received, items, blocked_ns if blocked_ns < duration else duration)
@@ -760,7 +543,7 @@ class Recorder:
             mark = call.thread << 8
             if error is not None:
                 mark |= SPAN_ERROR
-            if flags & _IN_TRANSACTION:
+            if flags & IN_TRANSACTION:
                 mark |= SPAN_IN_TRANSACTION
             _pack_span(
                 self.buffer,
@@ -777,16 +560,16 @@ class Recorder:
 
     def _count_flags(self, call: Call, at: int, flags: int, duration: int) -> None:
         words = self.words
-        if flags & _CPU:
+        if flags & CPU:
             cpu = _thread_time_ns() - call.cpu
             # With another call in flight in between, the thread's CPU is not this call's alone (asyncio).
-            if not flags & _CONCURRENT and not self.calls_in_flight and cpu >= 0:
+            if not flags & CONCURRENT and not self.calls_in_flight and cpu >= 0:
                 first = at + (C_CPU_FIRST if call.cell.begun <= CPU_EVERY else C_CPU_SAMPLED)
                 words[first] += cpu if cpu < duration else duration
                 words[first + 1] += 1
-        if flags & _IN_TRANSACTION:
+        if flags & IN_TRANSACTION:
             words[at + C_IN_TRANSACTION] += 1
-        if flags & _CONCURRENT:
+        if flags & CONCURRENT:
             words[at + C_CONCURRENT] += 1
         if flags & NO_TIMEOUT:
             words[at + C_NO_TIMEOUT] += 1
@@ -859,7 +642,7 @@ class Recorder:
                     words[H_PHASES] = used + 1
                 else:
                     words[H_TRUNCATED] |= _OVER_BUDGET
-            _inside.set(None)
+            inside.set(None)
         except Exception as error:
             if foreign(error):
                 raise

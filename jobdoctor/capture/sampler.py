@@ -17,7 +17,7 @@ from collections.abc import Callable
 from resource import struct_rusage
 from typing import Protocol
 
-from jobdoctor.capture.recorder import foreign
+from jobdoctor.capture.foreign import foreign
 from jobdoctor.model import Rusage, Sample
 
 #: Samples kept: beyond it every second one is dropped, and the interval doubled.

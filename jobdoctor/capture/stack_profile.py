@@ -17,7 +17,7 @@ from typing import Any, Literal
 from msgspec import MsgspecError, Struct, msgpack
 
 from jobdoctor.capture.callsites import is_application, relative
-from jobdoctor.capture.recorder import foreign
+from jobdoctor.capture.foreign import foreign
 from jobdoctor.model import Profile, ProfileFrame
 
 ProfileMode = Literal["auto", "always", "never"]

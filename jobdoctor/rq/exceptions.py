@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from types import TracebackType
 from typing import Any
 
@@ -21,7 +20,7 @@ def describe(error: BaseException, traceback: TracebackType | None) -> dict[str,
     return {
         "type_name": dotted(type(error)),
         "message_shape": fingerprint.message(message),
-        "callsite": _callsite(traceback),
+        "callsite": callsites.raised_at(traceback),
         "status": _status(error),
     }
 
@@ -31,18 +30,6 @@ def _message(error: BaseException) -> str:
         return str(error)
     except Exception as failure:  # somebody's __str__
         return f"(its text failed: {type(failure).__name__})"
-
-
-def _callsite(traceback: TracebackType | None) -> str:
-    """The last application frame, or the last frame at all when there is none."""
-    found = last = ""
-    while traceback is not None:
-        filename = traceback.tb_frame.f_code.co_filename
-        if callsites.is_application(filename):
-            found = f"{callsites.relative(filename)}:{traceback.tb_lineno}"
-        last = f"{os.path.basename(filename)}:{traceback.tb_lineno}"
-        traceback = traceback.tb_next
-    return found or last
 
 
 def _status(error: BaseException) -> int | None:

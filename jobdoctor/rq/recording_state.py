@@ -10,6 +10,7 @@ from typing import Any
 from jobdoctor import config
 from jobdoctor.capture import recorder
 from jobdoctor.capture.lock_observer import LockObserver
+from jobdoctor.capture.memory import memory_path, open_memory, remove_stale
 from jobdoctor.capture.stack_profile import ProfilePolicy
 from jobdoctor.errors import JobdoctorError
 from jobdoctor.rq.stream_writer import StreamWriter
@@ -31,9 +32,10 @@ class WorkerState:
         self.slos_ms = dict(settings.slo_ms)
         self.profiles = ProfilePolicy(settings.profile)
         # A forked horse shares the memory; a spawned one has to find it by its path.
-        self.memory = recorder.open_memory(recorder.memory_path() if spawns else None)
+        self.memory = open_memory(memory_path() if spawns else None)
         if spawns:
             atexit.register(self._remove_file)
+            remove_stale()
         recorder.calibrate()
         self.recorder = recorder.Recorder(self.memory.buffer)
         self.observer = LockObserver()

@@ -22,8 +22,8 @@ from rq.job import Job, get_current_job
 from rq.queue import Queue
 
 from jobdoctor.capture import callsites, recorder
+from jobdoctor.capture.foreign import foreign
 from jobdoctor.model import Trigger
-from jobdoctor.rq.guard import not_ours
 from jobdoctor.rq.names import job_name, serializer_name
 
 logger = logging.getLogger("jobdoctor")
@@ -103,7 +103,7 @@ def _wrap_create() -> None:
         try:
             _stamp(job)
         except Exception as error:
-            if not_ours(error):
+            if foreign(error):
                 raise
             _say(error)
         return job
@@ -142,7 +142,7 @@ def can_write(serializer: Any) -> bool:
                 serializer.dumps({META_KEY: {"k": "code", "p": 1}})
                 able = True
             except Exception as error:
-                if not_ours(error):
+                if foreign(error):
                     raise
         if len(_able) < 100:
             _able[id(serializer)] = (serializer, able)
@@ -243,7 +243,7 @@ def _created_by_queue(original: Callable[..., Any]) -> Callable[..., Any]:
             if isinstance(stamp, dict) and job.retries_left and "m" not in stamp:
                 stamp["m"] = int(job.retries_left)
         except Exception as error:
-            if not_ours(error):
+            if foreign(error):
                 raise
             _say(error)
         return job
@@ -266,7 +266,7 @@ def _counted(operation: str) -> Callable[[Callable[..., Any]], Callable[..., Any
             try:
                 call = _begin(current, operation, self, args)
             except Exception as error:
-                if not_ours(error):
+                if foreign(error):
                     raise
                 _say(error)
             if call is None:

@@ -11,11 +11,12 @@ from rq.job import Job, JobStatus
 
 from jobdoctor.capture import recording, stack_profile
 from jobdoctor.capture.assemble import ExecutionFacts, Observation, assemble
+from jobdoctor.capture.foreign import foreign
 from jobdoctor.capture.payload import BUDGET_S, Measurement
 from jobdoctor.capture.sampler import Sampler, rusage_of, wait_and_sample
 from jobdoctor.model import LockWait, Outcome, ProbeStatus, Profile, ResultInfo, RetryPolicy, Rusage, WorkerKind
 from jobdoctor.rq import facts as rq_facts
-from jobdoctor.rq.guard import Guard, not_ours
+from jobdoctor.rq.guard import Guard
 from jobdoctor.rq.names import UNDESERIALIZABLE, serializer_name
 from jobdoctor.rq.probing import probe_statuses
 from jobdoctor.rq.recording_state import WorkerState
@@ -148,7 +149,7 @@ class ExecutionWatch:
         try:
             self._finish(reaped_ns)
         except BaseException as error:
-            if not not_ours(error):
+            if not foreign(error):
                 raise
             if not self.sent:
                 with self.guard("finish"):

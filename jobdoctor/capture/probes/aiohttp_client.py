@@ -13,7 +13,7 @@ from types import CodeType, ModuleType
 from typing import Any, ClassVar
 
 from jobdoctor import fingerprint
-from jobdoctor.capture import recorder
+from jobdoctor.capture import calls, recorder
 from jobdoctor.capture.probes.base import Probe, foreign, let_through, recorded_async
 from jobdoctor.capture.probes.http_client import effect_of
 from jobdoctor.capture.recorder import IDEMPOTENCY_KEY, NEW_CONNECTION, NO_TIMEOUT, Call, Recorder
@@ -124,7 +124,7 @@ def _connecting(original: Callable[..., Any]) -> Callable[..., Any]:
     async def _create_connection(self: Any, *args: Any, **kwargs: Any) -> Any:
         if recorder.current is not None:
             # The request that asks for it is this task's call; a connection that is at hand never comes here.
-            call = recorder._inside.get()
+            call = calls.inside.get()
             if call is not None and not call.ended:
                 call.flags |= NEW_CONNECTION
         return await original(self, *args, **kwargs)

@@ -8,12 +8,12 @@ what a signal handler raised meanwhile, which belongs to the job.
 from __future__ import annotations
 
 import functools
-import signal
 from collections.abc import Callable
-from types import CodeType, ModuleType
+from types import ModuleType
 from typing import Any, ClassVar
 
 from jobdoctor.capture import recorder
+from jobdoctor.capture.foreign import foreign as foreign
 from jobdoctor.capture.recorder import Call, Recorder
 from jobdoctor.model import ProbeStatus
 
@@ -94,30 +94,6 @@ class Probe:
         if self.failure:
             return ProbeStatus(self.channel, self.library, "failed", self.failure)
         return ProbeStatus(self.channel, self.library, "active" if self.patched else "absent")
-
-
-def foreign(error: BaseException) -> bool:
-    """Whether an exception caught in a probe's own code was raised into it from outside, and belongs to the job.
-
-    RQ interrupts a job that takes too long by a signal handler, or by raising its timeout in the thread; either can
-    strike while a probe runs.
-    """
-    if not isinstance(error, Exception):
-        return True
-    if any(kind.__module__ == "rq.timeouts" for kind in type(error).__mro__):
-        return True
-    handlers: set[CodeType] = set()
-    for number in (signal.SIGALRM, signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
-        handler: Any = signal.getsignal(number)
-        code = getattr(getattr(handler, "__func__", handler), "__code__", None)
-        if code is not None:
-            handlers.add(code)
-    traceback = error.__traceback__
-    while traceback is not None:
-        if traceback.tb_frame.f_code in handlers:
-            return True
-        traceback = traceback.tb_next
-    return False
 
 
 def let_through(call: Call) -> None:

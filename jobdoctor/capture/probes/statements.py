@@ -8,8 +8,9 @@ from contextvars import ContextVar
 from typing import Any
 
 from jobdoctor import fingerprint
+from jobdoctor.capture.calls import inside
 from jobdoctor.capture.probes.base import foreign
-from jobdoctor.capture.recorder import BATCHED, NEW_CONNECTION, Call, Recorder, Shape, _inside
+from jobdoctor.capture.recorder import BATCHED, NEW_CONNECTION, Call, Recorder, Shape
 from jobdoctor.fingerprint import SqlShape
 
 #: "Order.items" while an ORM loads it because it was touched.
@@ -39,7 +40,7 @@ class Database:
     def begin(self, rec: Recorder, statement: Any, parameters: Any = None, many: bool = False) -> Statement | None:
         """A statement begins. None: it is not to be recorded, or could not be. Never raises."""
         try:
-            outer = _inside.get()
+            outer = inside.get()
             if outer is not None and not outer.ended and outer.recorder is rec:
                 return None  # an ORM's call is being recorded: say so before anything is computed
             related = relationship.get()
