@@ -7,26 +7,19 @@ import time
 from collections.abc import Iterable, Sequence
 from typing import Any, Literal, NamedTuple
 
-from msgspec.structs import replace
-from sqlalchemy import Connection, Table, delete, func, or_, select, update
+from sqlalchemy import Connection, Table, delete, func, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from jobdoctor import wire
 from jobdoctor.config import Retention
 from jobdoctor.errors import StoreError, UnknownJobError
-from jobdoctor.model import Execution, JobHistory, LockWait, Mark, TraceRow
-from jobdoctor.store import exemplars, rollups, tables, trace
+from jobdoctor.model import Execution, JobHistory, Mark, TraceRow
+from jobdoctor.store import exemplars, rollups, sessions, tables, trace
 from jobdoctor.store.database import Database
-
-#: Rows of other jobs (and of the job) that a history carries: the newest. A day of one execution every two seconds.
-MAX_ROWS = 50_000
 
 #: Ids remembered against a second delivery. An entry can come again only while it is on the stream, which holds a
 #: fiftieth of that by default.
 SEEN_IDS = 500_000
-
-#: Database sessions kept for one execution; more than that is a finding of its own, not a way to find a blocker.
-MAX_SESSIONS = 50
 
 #: Jobs that an error message names.
 _NAMED_JOBS = 8
@@ -133,12 +126,12 @@ class Store:
         kept = retention or self.retention
         now_ns = time.time_ns() if now_ns is None else now_ns
         since_ns = now_ns - kept.trace_days * _DAY_NS
-        rows, seen, sessions = tables.trace, tables.seen, tables.sessions
+        rows, seen, held = tables.trace, tables.seen, tables.sessions
         with self._database.writing() as connection:
             oldest_row = _nth_newest(connection, rows, "reaped_at_ns", kept.trace_rows)
             since_row_ns = max(since_ns, oldest_row)
             connection.execute(delete(rows).where(rows.c.reaped_at_ns < since_row_ns))
-            connection.execute(delete(sessions).where(sessions.c.to_ns < since_row_ns))
+            connection.execute(delete(held).where(held.c.to_ns < since_row_ns))
             oldest_seen = _nth_newest(connection, seen, "added_at_ns", SEEN_IDS)
             connection.execute(delete(seen).where(seen.c.added_at_ns < max(since_ns, oldest_seen)))
             rollups.coarsen(connection, since_ns)
@@ -158,7 +151,7 @@ class Store:
         rows = {execution_id: trace.row_of(execution) for execution_id, execution in new.items()}
         rollups.merge_in(connection, rollups.of_rows(rows.values()))
         self._insert_missing(connection, tables.trace, [trace.values(row) for row in rows.values()])
-        self._add_sessions(connection, new, rows)
+        self._insert_missing(connection, tables.sessions, sessions.values(new, rows))
         self._count_jobs(connection, rows.values())
         self._choose_exemplars(connection, new, rows, now_ns)
 
@@ -197,21 +190,6 @@ class Store:
                     last_at_ns=max(known.last_at_ns, last),
                 )
             )
-
-    def _add_sessions(self, connection: Connection, new: dict[str, Execution], rows: dict[str, TraceRow]) -> None:
-        values = [
-            {
-                "execution_id": execution_id,
-                "number": number,
-                "job": rows[execution_id].job,
-                "backend": trace.key(session.backend),
-                "from_ns": execution.dequeued_at_ns + session.start_ns,
-                "to_ns": execution.dequeued_at_ns + session.end_ns if session.end_ns else execution.reaped_at_ns,
-            }
-            for execution_id, execution in new.items()
-            for number, session in enumerate(execution.sessions[:MAX_SESSIONS])
-        ]
-        self._insert_missing(connection, tables.sessions, values)
 
     def _candidates(self, connection: Connection, jobs: Iterable[str]) -> dict[str, list[exemplars.Candidate]]:
         table = tables.exemplars
@@ -322,7 +300,7 @@ class Store:
                     "the newest, slowest, failed, killed and profiled of each job are",
                 )
             found = self._unpacked([packed])
-            return self._resolved(connection, found)[0]
+            return sessions.resolved(connection, found)[0]
 
     def history(
         self, job: str, since: int | None = None, until: int | None = None, *, job_id: str | None = None
@@ -338,13 +316,13 @@ class Store:
             known = connection.execute(select(tables.jobs).where(tables.jobs.c.job == job)).first()
             if known is None:
                 raise self._unknown(job, list(connection.execute(select(tables.jobs.c.job)).scalars()))
-            rows = self._trace(connection, job, since_ns, until_ns)
+            rows = trace.of_job(connection, job, since_ns, until_ns)
             executions = self._executions(connection, job, job_id, since_ns, until_ns)
             if job_id is None:
                 whole, buckets = rollups.read(connection, job, since_ns, until_ns)
             else:
                 rows = [row for row in rows if row.job_id == job_id]
-                rows = rows or _oldest_first([trace.row_of(execution) for execution in executions])
+                rows = rows or trace.oldest_first([trace.row_of(execution) for execution in executions])
                 whole, buckets = rollups.of_one(rows), []
             if not whole.executions:
                 what = f"job id {job_id}" if job_id else repr(job)
@@ -368,36 +346,12 @@ class Store:
                 run_ms=whole.run.quantiles(),
                 executions=executions,
                 trace=rows,
-                neighbours=self._neighbours(connection, job, since_ns, until_ns),
+                neighbours=trace.neighbours(connection, job, since_ns, until_ns),
                 buckets=buckets,
                 marks=self._marks(connection, from_ns, until_ns),
                 slo_ms=next((one.slo_ms for one in executions if one.slo_ms is not None), None),
                 lost=self._lost(connection, since_ns, until_ns),
             )
-
-    def _trace(self, connection: Connection, job: str, since_ns: int, until_ns: int) -> list[TraceRow]:
-        table = tables.trace
-        query = (
-            trace.selected()
-            .where(table.c.job == job, table.c.reaped_at_ns >= since_ns, table.c.reaped_at_ns <= until_ns)
-            .order_by(table.c.reaped_at_ns.desc())
-            .limit(MAX_ROWS)
-        )
-        return _oldest_first(trace.rows(connection.execute(query)))
-
-    def _neighbours(self, connection: Connection, job: str, since_ns: int, until_ns: int) -> list[TraceRow]:
-        """Rows of every job that shared a queue or a worker with the job in the window."""
-        table = tables.trace
-        window = (table.c.reaped_at_ns >= since_ns, table.c.reaped_at_ns <= until_ns)
-        queues = select(table.c.queue).where(table.c.job == job, *window).distinct()
-        workers = select(table.c.worker).where(table.c.job == job, *window).distinct()
-        query = (
-            trace.selected()
-            .where(*window, or_(table.c.queue.in_(queues), table.c.worker.in_(workers)))
-            .order_by(table.c.reaped_at_ns.desc())
-            .limit(MAX_ROWS)
-        )
-        return _oldest_first(trace.rows(connection.execute(query)))
 
     def _executions(
         self, connection: Connection, job: str, job_id: str | None, since_ns: int, until_ns: int
@@ -410,42 +364,13 @@ class Store:
         )
         if job_id is not None:
             query = query.where(table.c.job_id == job_id)
-        return self._resolved(connection, self._unpacked(connection.execute(query).scalars().all()))
+        return sessions.resolved(connection, self._unpacked(connection.execute(query).scalars().all()))
 
     def _unpacked(self, packed: Iterable[bytes]) -> list[Execution]:
         try:
             return [wire.unpack(one) for one in packed]
         except wire.UnreadableEntryError as error:
             raise StoreError(f"an execution in {self.where} is damaged: {error}", "choose another --store") from error
-
-    def _resolved(self, connection: Connection, executions: list[Execution]) -> list[Execution]:
-        """The executions with the jobs named that blocked them, where the blocking session is known by now."""
-        return [
-            replace(execution, locks=[self._blamed(connection, execution, lock) for lock in execution.locks])
-            if any(lock.blocking_backend and not lock.blocking_job for lock in execution.locks)
-            else execution
-            for execution in executions
-        ]
-
-    def _blamed(self, connection: Connection, execution: Execution, lock: LockWait) -> LockWait:
-        if not lock.blocking_backend or lock.blocking_job:
-            return lock
-        table = tables.sessions
-        from_ns = execution.dequeued_at_ns + lock.start_ns
-        holder = connection.execute(
-            select(table.c.job, table.c.execution_id)
-            .where(
-                table.c.backend == trace.key(lock.blocking_backend),
-                table.c.from_ns <= from_ns + lock.waited_ns,
-                table.c.to_ns >= from_ns,
-                table.c.execution_id != trace.key(execution.id),
-            )
-            .order_by(table.c.from_ns.desc())
-            .limit(1)
-        ).first()
-        if holder is None:
-            return lock
-        return replace(lock, blocking_job=holder.job, blocking_execution_id=holder.execution_id)
 
     def _marks(self, connection: Connection, from_ns: int, until_ns: int) -> list[Mark]:
         """Marks of the window, and the last one before it: what was running when it began."""
@@ -474,11 +399,6 @@ class Store:
             f"{what}; jobs seen: {seen}",
             f"did you mean {close[0]}?" if close else "give one of them, or run `jobdoctor run` first",
         )
-
-
-def _oldest_first(rows: list[TraceRow]) -> list[TraceRow]:
-    """In the order in which they were enqueued, as the model promises; the newest were asked for."""
-    return sorted(rows, key=lambda row: (row.enqueued_at_ns, row.execution_id))
 
 
 def _listed(names: list[str]) -> str:

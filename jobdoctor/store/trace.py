@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import msgspec
-from sqlalchemy import Select, select
+from sqlalchemy import Connection, Select, or_, select
 from sqlalchemy.engine import Result
 
 from jobdoctor.model import Execution, TraceRow
@@ -15,6 +15,9 @@ _json = msgspec.json.Encoder()
 _names = msgspec.json.Decoder(list[str])
 _COLUMNS = [tables.trace.c[name] for name in TraceRow.__struct_fields__]
 _QUEUES = TraceRow.__struct_fields__.index("worker_queues")
+
+#: Rows of other jobs (and of the job) that a history carries: the newest. A day of one execution every two seconds.
+MAX_ROWS = 50_000
 
 #: Channels that can write: when a probe of one failed, nobody can say that an execution wrote nothing.
 _WRITING_CHANNELS = ("sql", "redis", "http", "file", "mail", "subprocess", "enqueue")
@@ -95,3 +98,35 @@ def _writes(execution: Execution) -> int | None:
             if group.effect == "write":
                 count += group.count
     return count
+
+
+def of_job(connection: Connection, job: str, since_ns: int, until_ns: int) -> list[TraceRow]:
+    """Rows of the job's executions that ended in the window, at most the newest MAX_ROWS."""
+    table = tables.trace
+    query = (
+        selected()
+        .where(table.c.job == job, table.c.reaped_at_ns >= since_ns, table.c.reaped_at_ns <= until_ns)
+        .order_by(table.c.reaped_at_ns.desc())
+        .limit(MAX_ROWS)
+    )
+    return oldest_first(rows(connection.execute(query)))
+
+
+def neighbours(connection: Connection, job: str, since_ns: int, until_ns: int) -> list[TraceRow]:
+    """Rows of every job that shared a queue or a worker with the job in the window."""
+    table = tables.trace
+    window = (table.c.reaped_at_ns >= since_ns, table.c.reaped_at_ns <= until_ns)
+    queues = select(table.c.queue).where(table.c.job == job, *window).distinct()
+    workers = select(table.c.worker).where(table.c.job == job, *window).distinct()
+    query = (
+        selected()
+        .where(*window, or_(table.c.queue.in_(queues), table.c.worker.in_(workers)))
+        .order_by(table.c.reaped_at_ns.desc())
+        .limit(MAX_ROWS)
+    )
+    return oldest_first(rows(connection.execute(query)))
+
+
+def oldest_first(rows: list[TraceRow]) -> list[TraceRow]:
+    """In the order in which they were enqueued, as the model promises; the newest were asked for."""
+    return sorted(rows, key=lambda row: (row.enqueued_at_ns, row.execution_id))
