@@ -24,12 +24,17 @@ def ended(number: int, outcome: str = "failed", *, at: float = 0.0, **fields: st
 def test_fires_when_every_execution_failed() -> None:
     finding = only(ask(ended(8)))
     assert finding.severity == "critical"
-    assert finding.title == "All 8 executions failed, mostly with KeyError"
+    assert finding.title == "All 8 executions failed, with KeyError"
     assert finding.callsite == "app/tasks.py:12"
     assert finding.cost_ms == pytest.approx(50)
     assert "app/tasks.py:12" in finding.recommendation.text
     assert finding.evidence[0].data["errors"] == {"builtins.KeyError": 8}
     assert finding.evidence[1].kind == "execution"
+
+
+def test_the_main_one_of_several_errors_is_named() -> None:
+    finding = only(ask([*ended(6), *ended(2, at=50.0, error="builtins.OSError", digest="disk")]))
+    assert finding.title == "All 8 executions failed, mostly with KeyError"
 
 
 def test_arguments_that_cannot_be_unpickled_are_said_as_such() -> None:

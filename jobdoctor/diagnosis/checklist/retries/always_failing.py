@@ -109,7 +109,7 @@ class AlwaysFailing(Rule):
             severity="critical" if never else "warning",
             confidence=0.97 if never else 0.9,
             title=(f"All {failures}" if never else f"{failures} of {ended}")
-            + f" executions failed, mostly with {name}",
+            + f" executions failed, {'mostly ' if times < len(failed) else ''}with {name}",
             cost_ms=cost,
             saving=(cost / 2, cost, cost),
             text=(f"{advice}, and stop enqueuing the job until then. If nobody missed its work, delete it"),
