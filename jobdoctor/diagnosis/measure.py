@@ -97,6 +97,10 @@ def mean_ledger(executions: Sequence[Execution]) -> list[LedgerPart]:
     return sorted(parts, key=lambda part: (order.get(part.name, len(order)), -part.ns, part.detail))
 
 
+#: What a worker does before and after the job: a busy host stretches it, and the job has no part in it.
+AROUND_THE_JOB = ("dispatch", "fork", "persist", "reap")
+
+
 def share(part: float, whole: float) -> float:
     """``part / whole``, at most 1, and 0 when there is no whole."""
     return min(1.0, part / whole) if whole > 0 else 0.0

@@ -88,3 +88,13 @@ def test_the_whole_finding() -> None:
     # What is left of 900 ms when each of the three calls is as fast as the fastest.
     assert (finding.saving_ms.low, finding.saving_ms.mid, finding.saving_ms.high) == (0.0, 600.0, 900.0)
     assert finding.evidence[0].data["groups"][0]["target"] == "http://api.test"
+
+
+def test_imports_and_the_workers_own_work_do_not_hide_it() -> None:
+    ledger = {"dispatch": 20, "fork": 20, "import": 360, "http": 400, "cpu": 30, "persist": 20}
+    call = make_group("http", count=1, ms=400)
+    executions = [
+        replace(each, ledger=[replace(part, detail=call.target if part.name == "http" else "") for part in each.ledger])
+        for each in alike(call, run_ms=850, ledger=ledger)
+    ]
+    assert only(ask(SlowDependency, executions)).cost_ms == pytest.approx(400)

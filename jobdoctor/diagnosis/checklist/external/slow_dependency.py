@@ -46,7 +46,8 @@ class SlowDependency(Rule):
     target_share = Limit(
         0.5,
         "share",
-        "share of the run, without its waits for a processor, spent waiting for one target",
+        "share of the run, without waits for a processor, imports and what RQ does around the job, spent waiting for "
+        "one target",
         "own: more than all the rest",
     )
     target_ms = Limit(100, "ms", "waiting for it in each execution, below which nothing is said", "own")
@@ -66,7 +67,7 @@ class SlowDependency(Rule):
     def check(self, history: JobHistory) -> Iterator[Finding]:
         executions = measure.typical(history)
         run = measure.run_ms(executions)
-        undisturbed = run - measure.ledger_ms(executions, "cpu_wait")
+        undisturbed = run - measure.ledger_ms(executions, "cpu_wait", "import", *measure.AROUND_THE_JOB)
         by_target: dict[tuple[Channel, str], list[Calls]] = {}
         for calls in measure.merge_calls(executions, *_CHANNELS):
             if calls.first.target:

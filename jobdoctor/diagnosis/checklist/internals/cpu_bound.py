@@ -35,8 +35,6 @@ _CALL_DETAILS = frozenset({"sql", "http", "redis", "file", "lock", "pool", "mail
 
 #: The function of a module's own code, which runs while it is imported.
 _IMPORTED = "<module>"
-#: What a worker does before and after the job: a busy host stretches it, and the job has no part in it.
-_AROUND = ("dispatch", "fork", "persist", "reap")
 
 
 class CpuBound(Rule):
@@ -66,7 +64,7 @@ class CpuBound(Rule):
         cpu = _own_cpu_ms(executions)
         # What it waited for a processor it would have computed: a busy host does not make a job less CPU-bound.
         undisturbed = max(cpu, run - measure.ledger_ms(executions, "cpu_wait"))
-        around = measure.ledger_ms(executions, *_AROUND)
+        around = measure.ledger_ms(executions, *measure.AROUND_THE_JOB)
         if cpu < self.limits.cpu_ms or cpu < self.limits.cpu_share * max(cpu, undisturbed - around):
             return
         profiled = [execution for execution in history.executions if execution.profile and execution.profile.frames]
