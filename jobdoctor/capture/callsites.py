@@ -156,6 +156,24 @@ def site_of(frame: FrameType | None, home: object = None) -> Site:
     return Site(callsite, function, stack)
 
 
+def beyond_greenlets() -> FrameType | None:
+    """The first application frame of those that wait for the greenlet that runs now, whose own frames end at its root:
+    where the job awaits SQLAlchemy's asyncio, which runs its blocking core in a greenlet. None without greenlets."""
+    greenlets = sys.modules.get("greenlet")
+    try:
+        waiting = greenlets.getcurrent().parent if greenlets is not None else None
+        while waiting is not None:
+            frame: FrameType | None = waiting.gr_frame
+            while frame is not None:
+                if files[frame.f_code.co_filename]:
+                    return frame
+                frame = frame.f_back
+            waiting = waiting.parent
+    except AttributeError:  # greenlet is being imported
+        pass
+    return None
+
+
 def raised_at(traceback: TracebackType | None) -> str:
     """The last application line that an exception came through; the last line at all when there is none."""
     callsite = last = ""

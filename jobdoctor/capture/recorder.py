@@ -40,7 +40,7 @@ from jobdoctor.capture.calls import (
     Shape,
     inside,
 )
-from jobdoctor.capture.callsites import Site, site_of
+from jobdoctor.capture.callsites import Site, beyond_greenlets, site_of
 from jobdoctor.capture.callsites import files as _files
 from jobdoctor.capture.foreign import foreign
 from jobdoctor.capture.layout import (
@@ -418,7 +418,9 @@ class Recorder:
                         middle = depth // 2
                         shape.trail = (depth, _getframe(depth - 1).f_code, middle, _getframe(middle).f_code)
                 except AttributeError:
-                    pass
+                    frame = beyond_greenlets()
+                    if frame is not None:
+                        key = frame.f_lasti << 48 | id(frame.f_code)
             cell = shape.cells.get(key)
             if cell is None:
                 cell = self._find_cell(shape, key, frame if frame is not None else _getframe(1))

@@ -258,11 +258,14 @@ def test_sqlalchemy_counts_each_statement_once(record: Record, postgres_url: str
     from sqlalchemy import text
     from sqlalchemy.ext.asyncio import create_async_engine
 
+    places: list[int] = []
+
     async def work() -> None:
         engine = create_async_engine(postgres_url.replace("postgresql://", "postgresql+asyncpg://", 1))
         async with engine.begin() as connection:
             for n in range(5):
                 await connection.execute(text("SELECT name FROM probe_parcels WHERE id = :id"), {"id": n})
+                places.append(line(-1))
             await connection.execute(text("UPDATE probe_parcels SET name = 'x' WHERE id < 3"))
         await engine.dispose()
 
@@ -274,6 +277,7 @@ def test_sqlalchemy_counts_each_statement_once(record: Record, postgres_url: str
     )
     target = target_of(postgres_url)
     assert (select.library, select.target, select.count, select.distinct) == ("sqlalchemy", target, 5, 5)
+    assert select.callsite == f"{HERE}:{places[0]}"
     assert (update.count, update.rows) == (1, 3)
     assert update.in_transaction == 1
     assert [(group.library, group.count) for group in recorded.of("sql", "COMMIT")] == [("sqlalchemy", 1)]

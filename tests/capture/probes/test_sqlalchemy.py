@@ -176,6 +176,42 @@ def test_an_asyncio_engine(record: Record, postgres_url: str) -> None:
     assert recorded.recording.in_flight is None
 
 
+def test_an_asyncio_sessions_calls_are_placed_where_they_are_awaited(record: Record, postgres_url: str) -> None:
+    pytest.importorskip("greenlet", reason="SQLAlchemy's asyncio needs greenlet")
+    from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
+
+    places: dict[str, int] = {}
+
+    async def inner(session: AsyncSession) -> None:
+        await session.execute(sa.text("SELECT 1"))
+        places["inner"] = line(-1)
+
+    async def work() -> None:
+        engine = create_async_engine(postgres_url.replace("postgresql://", "postgresql+psycopg://", 1))
+        async with AsyncSession(engine) as session:
+            await inner(session)
+            places["called"] = line(-1)
+            for _ in range(3):
+                await session.scalar(sa.text("SELECT 2, 2"))
+                places["scalar"] = line(-1)
+            await session.run_sync(lambda sync: sync.execute(sa.text("SELECT 3, 3, 3")))
+            places["sync"] = line(-1)
+            await session.commit()
+            places["commit"] = line(-1)
+        await engine.dispose()
+
+    with record() as recorded:
+        asyncio.run(work())
+    here = "tests/capture/probes/test_sqlalchemy.py"
+    groups = {group.fingerprint: group for group in recorded.of("sql")}
+    one, two, three = (groups[f"SELECT {what}"] for what in ("?", "?, ?", "?, ?, ?"))
+    assert (one.count, one.callsite) == (1, f"{here}:{places['inner']}")
+    assert any(entry.startswith(f"{here}:{places['called']} ") for entry in one.stack)
+    assert (two.count, two.callsite) == (3, f"{here}:{places['scalar']}")
+    assert (three.count, three.callsite) == (1, f"{here}:{places['sync']}")
+    assert groups["COMMIT"].callsite == f"{here}:{places['commit']}"
+
+
 def test_everything_is_put_back() -> None:
     loader = getattr(orm.strategies, "_LazyLoader", None) or orm.strategies.LazyLoader
     kinds = (DefaultDialect, QueuePool, loader)
