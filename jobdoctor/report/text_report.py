@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import textwrap
 
 from rich.console import Console
 from rich.padding import Padding
@@ -31,6 +32,7 @@ _STATUS_MARKS = {
     "not_checked": ("?", "not checked", ""),
     "crashed": ("x", "crashed", "magenta"),
 }
+_TOGETHER = "\N{NO-BREAK SPACE}"
 _VERDICT_STYLES = {"none": "bold green", "unknown": "bold"}
 
 
@@ -59,6 +61,13 @@ def render(report: ReportContext, *, color: bool = False, width: int = WIDTH) ->
 def _print(console: Console, text: str, style: str = "", indent: int = 0) -> None:
     for line in words.clean(text).splitlines() or [""]:
         console.print(Padding(Text(line, style=style, overflow="fold"), (0, 0, 0, indent)))
+
+
+def _item(console: Console, mark: str, text: str, style: str = "", indent: int = 0) -> None:
+    """A text whose lines stand below one another, behind its mark. A no-break space in it is printed as a space."""
+    lines = textwrap.wrap(words.clean(text), console.width - indent - len(mark), break_on_hyphens=False) or [""]
+    for number, line in enumerate(lines):
+        _print(console, (" " * len(mark) if number else mark) + line.replace(_TOGETHER, " "), style, indent)
 
 
 def _heading(console: Console, text: str) -> None:
@@ -141,8 +150,7 @@ def _what_to_do(console: Console, report: ReportContext) -> None:
 
 def _finding(console: Console, number: int, view: FindingView) -> None:
     finding = view.finding
-    mark = f"{number}."
-    _print(console, f"{mark:<3}{finding.title}", "bold")
+    _item(console, f"{f'{number}.':<3}", finding.title, "bold")
     _print(console, f"{finding.severity}, {finding.code} {finding.name}", _SEVERITY_STYLES.get(finding.severity, ""), 3)
     if finding.callsite:
         _print(console, f"at {finding.callsite}", "", 3)
@@ -155,9 +163,9 @@ def _finding(console: Console, number: int, view: FindingView) -> None:
     if finding.evidence:
         console.print()
         for evidence in finding.evidence[:4]:
-            _print(console, f"- {evidence.text}", "", 3)
+            _item(console, "- ", evidence.text, "", 3)
     for related in view.related:
-        _print(console, f"with it: {related.finding.code} {related.finding.name}: {related.finding.title}", "", 3)
+        _item(console, "with it: ", f"{related.finding.code} {related.finding.name}: {related.finding.title}", "", 3)
 
 
 def _saving(finding: Finding, share: float) -> str:
@@ -182,10 +190,10 @@ def _step(console: Console, step: StepView) -> None:
     for check in step.checks:
         if check.status != "clear":
             _check(console, check)
-    clear = [f"{check.code} {check.name}" for check in step.checks if check.status == "clear"]
+    clear = [f"{check.code}{_TOGETHER}{check.name}" for check in step.checks if check.status == "clear"]
     if clear:
         mark, word, style = _STATUS_MARKS["clear"]
-        _print(console, f"{mark} {word + ':':<13}{', '.join(clear)}", style, 4)
+        _item(console, f"{mark} {word + ':':<13}", ", ".join(clear), style, 4)
 
 
 def _check(console: Console, check: Check) -> None:

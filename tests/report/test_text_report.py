@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from msgspec.structs import replace
 from rich.cells import cell_len
 
-from jobdoctor.model import LedgerPart
+from jobdoctor.model import Check, LedgerPart
 from jobdoctor.report import text_report
 from jobdoctor.report.context import build_context
 from tests.builders import MS
@@ -36,6 +38,20 @@ def test_says_what_to_act_on() -> None:
     assert "select(Order).options(selectinload(Order.customer))" in text
     assert "with it: JD404 repeated-query" in text
     assert "SQL                      3.0 s   62%" in text
+
+
+def test_wrapped_lines_stand_below_their_beginning() -> None:
+    diagnosis = diagnoses.rich()
+    long = replace(diagnosis.findings[0], title="412 queries of one shape " * 4 + "end")
+    text = text_report.render(build_context(replace(diagnosis, findings=[long])))
+    assert "\n1. 412 queries of one shape 412 queries" in text
+    assert re.search(r"\n   (\w+ )*end\n", text)
+
+
+def test_clear_rules_are_not_torn() -> None:
+    checks = [Check("locks", f"JD50{n}", "a-rule-with-a-name", "clear") for n in range(1, 7)]
+    text = text_report.render(build_context(replace(diagnoses.rich(), checklist=checks)))
+    assert text.count("JD50") == len(re.findall(r"JD50\d a-rule-with-a-name", text)) == 6
 
 
 def test_a_long_wait_does_not_hide_the_run() -> None:
