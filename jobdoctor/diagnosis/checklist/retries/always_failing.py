@@ -80,6 +80,7 @@ class AlwaysFailing(Rule):
         known = exceptions_by_digest(history)
         info = next((known[digest] for digest, _ in digests.most_common() if digest in known), None)
         cost = busy_ms(failed) / len(history.trace)
+        said = f" ({info.message_shape})" if info and info.message_shape else ""
         retries = sum(len(chain.retries) for chain in lost)
         never = failures == ended
         name = error_words(main_error)
@@ -88,7 +89,7 @@ class AlwaysFailing(Rule):
         evidence = [
             Evidence(
                 "retries",
-                f"{failures} of {ended} executions failed, {times} of {len(failed)} with {name}; "
+                f"{failures} of {ended} executions failed, {times} of {len(failed)} with {name}{said}; "
                 f"{len(for_good)} enqueues failed for good" + (f", after {retries} retries in all" if retries else ""),
                 {
                     "failures": failures,
