@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 from msgspec.structs import replace
@@ -28,6 +28,17 @@ FOLDER = Path("reports")
 STANDARD_OUTPUT = "-"
 #: A bar that is gone before it is read is noise.
 PROGRESS_AFTER_S = 1.0
+
+
+class _Wanted(NamedTuple):
+    """What the command line asked for, checked."""
+
+    format_: str
+    output: str | None
+    since: int | None
+    source: bool
+    open_: bool
+    quiet: bool
 
 
 @click.command("report", short_help="Diagnose a job and write its report.")
@@ -77,12 +88,13 @@ def command(
     from jobdoctor.store import Store
 
     settings = config.load(store=store, redis_url=url)
+    wanted = _Wanted(format_, output, since, source, open_, quiet)
     with Store.open(settings.store, settings.retention) as opened:
         _drain(opened, settings, quiet)
         if job is None:
-            _report_all(opened, settings, format_, output, since, source, open_, quiet)
+            _report_all(opened, settings, wanted)
         else:
-            _report_one(opened, settings, job, format_, output, since, source, open_, quiet)
+            _report_one(opened, settings, job, wanted)
 
 
 def _check(job: str | None, format_: str, output: str | None, all_jobs: bool, open_: bool) -> None:
@@ -126,71 +138,53 @@ def _diagnose(store: Store, settings: Settings, job: str, job_id: str | None, si
     return diagnose(history, overrides=settings.limits)
 
 
-def _report_one(
-    store: Store,
-    settings: Settings,
-    job: str,
-    format_: str,
-    output: str | None,
-    since: int | None,
-    source: bool,
-    open_: bool,
-    quiet: bool,
-) -> None:
+def _report_one(store: Store, settings: Settings, job: str, wanted: _Wanted) -> None:
     name, job_id = store.find(job)
-    diagnosis = _diagnose(store, settings, name, job_id, since)
-    to_stdout = output == STANDARD_OUTPUT or (output is None and format_ != "html")
-    text = _render(diagnosis, format_, source, color=to_stdout and wants_color())
+    diagnosis = _diagnose(store, settings, name, job_id, wanted.since)
+    to_stdout = wanted.output == STANDARD_OUTPUT or (wanted.output is None and wanted.format_ != "html")
+    text = _render(diagnosis, wanted.format_, wanted.source, color=to_stdout and wants_color())
     if to_stdout:
         print_text(text)
         return
-    path = Path(output) if output else FOLDER / file_name(name if job_id is None else f"{name}-{job_id}", format_)
+    subject = name if job_id is None else f"{name}-{job_id}"
+    path = Path(wanted.output) if wanted.output else FOLDER / file_name(subject, wanted.format_)
     write_file(path, text)
-    if not quiet:
+    if not wanted.quiet:
         _say_verdict(diagnosis, path)
-    if open_:
-        _open(path, quiet)
+    if wanted.open_:
+        _open(path, wanted.quiet)
 
 
-def _report_all(
-    store: Store,
-    settings: Settings,
-    format_: str,
-    output: str | None,
-    since: int | None,
-    source: bool,
-    open_: bool,
-    quiet: bool,
-) -> None:
-    jobs = store.jobs(since)
+def _report_all(store: Store, settings: Settings, wanted: _Wanted) -> None:
+    jobs = store.jobs(wanted.since)
     if not jobs:
-        if since:
+        if wanted.since:
             raise UnknownJobError(f"no recordings in {store.where} in this window", "widen --since")
         raise UnknownJobError(f"no recordings in {store.where}", "run `jobdoctor run` first")
-    if format_ != "html":
-        diagnoses = list(_each(store, settings, jobs, since, quiet))
-        to_stdout = output is None or output == STANDARD_OUTPUT
-        text = _render_many(diagnoses, format_, color=to_stdout and wants_color())
-        if to_stdout or output is None:
+    if wanted.format_ != "html":
+        diagnoses = list(_each(store, settings, jobs, wanted.since, wanted.quiet))
+        to_stdout = wanted.output is None or wanted.output == STANDARD_OUTPUT
+        text = _render_many(diagnoses, wanted.format_, color=to_stdout and wants_color())
+        if to_stdout or wanted.output is None:
             print_text(text)
         else:
-            write_file(Path(output), text)
+            write_file(Path(wanted.output), text)
         return
     from jobdoctor.report.html_report import IndexRow, render, render_index
 
-    folder = Path(output) if output else FOLDER
+    folder = Path(wanted.output) if wanted.output else FOLDER
     rows = []
-    for diagnosis in _each(store, settings, jobs, since, quiet):
-        context = _context(diagnosis, source)
+    for diagnosis in _each(store, settings, jobs, wanted.since, wanted.quiet):
+        context = _context(diagnosis, wanted.source)
         name = file_name(diagnosis.history.job, "html")
         write_file(folder / name, render(context))
         rows.append(IndexRow(context, name))
     index = folder / "index.html"
     write_file(index, render_index(rows))
-    if not quiet:
+    if not wanted.quiet:
         print_text(f"{len(rows)} {'report' if len(rows) == 1 else 'reports'}: {index}\n")
-    if open_:
-        _open(index, quiet)
+    if wanted.open_:
+        _open(index, wanted.quiet)
 
 
 def _each(store: Store, settings: Settings, jobs: Sequence[str], since: int | None, quiet: bool) -> Iterator[Diagnosis]:

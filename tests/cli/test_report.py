@@ -155,6 +155,7 @@ def test_empty_store_and_empty_stream(folder: Path, invoke: Invoke, valkey_url: 
         ([JOB, "--all"], "both"),
         ([JOB, "--since", "nonsense"], "give a span such as 30m, 24h or 7d"),
         ([JOB, "--since", "1h"], "give an earlier --since"),
+        (["--all", "--since", "1h"], "in this window; widen --since"),
         ([JOB, "--format", "yaml"], "'yaml' is not one of"),
         ([JOB, "--output", "."], "is a directory; give a file, such as report.html"),
         ([JOB, "--output", ""], "--output is empty"),
