@@ -14,14 +14,13 @@ The walk can be done a slice at a time (:class:`Measurement`): the worker does i
 from __future__ import annotations
 
 import json
-import pickletools
 import re
-import struct
 import time
 from collections.abc import Callable, Iterator
 from hashlib import blake2b
 from typing import Any
 
+from jobdoctor.capture.pickle_walk import NAME_BYTES, Machine, MalformedError, Value, extend, update
 from jobdoctor.model import Payload, PayloadNode
 
 #: Operations walked at most: a list of 10,000 rows of eight fields takes about 200,000.
@@ -35,309 +34,13 @@ MAX_JSON_BYTES = 2_000_000
 #: Levels below an argument that are named.
 MAX_DEPTH = 4
 
-_KEPT_CHILDREN = 32  # of one container; the others count in bytes and items
 _NAMED_KEYS = 24  # a dict with more keys than this is data, not a record
-_NAME_BYTES = 200
 _ARGUMENTS_BYTES = 1024  # what a rich object was built from is named only when it is larger
 _KEY = re.compile(r"[A-Za-z_]\w{0,39}\Z", re.ASCII)
 _NUMBERED = re.compile(r"\d{3}")
 
 
-class _Value:
-    """One value of the pickle: where its bytes are, what it is, and the first of what it holds."""
-
-    __slots__ = ("children", "end", "items", "kind", "name", "rich", "start")
-
-    def __init__(self, start: int, end: int, kind: str, name: str | None = None, rich: bool = False) -> None:
-        self.start = start
-        self.end = end
-        self.kind = kind  # type name as reported
-        self.name = name  # text of a short string, dotted name of a class or function
-        self.rich = rich
-        self.items = 0
-        self.children: list[tuple[str | None, _Value]] | None = None  # key (None: an element), value
-
-    def keep(self, key: str | None, child: _Value) -> None:
-        if self.children is None:
-            self.children = [(key, child)]
-        elif len(self.children) < _KEPT_CHILDREN:
-            self.children.append((key, child))
-
-    @property
-    def size(self) -> int:
-        return self.end - self.start
-
-
-class _MalformedError(ValueError):
-    """Not a pickle that the machine can follow."""
-
-
-_PRIMITIVES = {
-    "NONE": "None", "NEWTRUE": "bool", "NEWFALSE": "bool", "INT": "int", "BININT": "int", "BININT1": "int",
-    "BININT2": "int", "LONG": "int", "LONG1": "int", "LONG4": "int", "FLOAT": "float", "BINFLOAT": "float",
-    "STRING": "str", "BINSTRING": "str", "SHORT_BINSTRING": "str", "UNICODE": "str", "SHORT_BINUNICODE": "str",
-    "BINUNICODE": "str", "BINUNICODE8": "str", "BINBYTES": "bytes", "SHORT_BINBYTES": "bytes", "BINBYTES8": "bytes",
-    "BYTEARRAY8": "bytearray", "EMPTY_LIST": "list", "EMPTY_DICT": "dict", "EMPTY_SET": "set", "EMPTY_TUPLE": "tuple",
-    "NEXT_BUFFER": "buffer", "PERSID": "persistent reference", "EXT1": "registered extension",
-    "EXT2": "registered extension", "EXT4": "registered extension",
-}  # fmt: skip
-_STRINGS = frozenset({"SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8", "UNICODE"})
-_NOTHING = frozenset({"FRAME", "PROTO", "READONLY_BUFFER"})
-
-_TWO_LINES = -100
-_LENGTHS = {
-    pickletools.TAKEN_FROM_ARGUMENT1: (1, struct.Struct("<B")),
-    pickletools.TAKEN_FROM_ARGUMENT4: (4, struct.Struct("<i")),
-    pickletools.TAKEN_FROM_ARGUMENT4U: (4, struct.Struct("<I")),
-    pickletools.TAKEN_FROM_ARGUMENT8U: (8, struct.Struct("<Q")),
-}
-
-
-def _table() -> list[tuple[str, int, str | None, bool] | None]:
-    """By operation code: name, form of its argument, type of the primitive it makes, and whether that is a string."""
-    table: list[tuple[str, int, str | None, bool] | None] = [None] * 256
-    for opcode in pickletools.opcodes:
-        form = 0
-        if opcode.arg is not None:
-            form = _TWO_LINES if opcode.arg.name.endswith("_pair") else opcode.arg.n
-        table[ord(opcode.code)] = (opcode.name, form, _PRIMITIVES.get(opcode.name), opcode.name in _STRINGS)
-    return table
-
-
-_OPCODES = _table()
-
-
-class _Machine:
-    """The stack machine. :meth:`run` does some operations and says whether the end was reached."""
-
-    def __init__(self, data: bytes) -> None:
-        self.data = data
-        self.position = 0
-        self.opcodes = 0
-        self.stack: list[_Value] = []
-        self.memo: dict[int, _Value] = {}
-        self.done = False
-
-    def run(self, opcodes: int) -> bool:
-        """Walks at most ``opcodes`` operations; raises _MalformedError."""
-        try:
-            return self._run(opcodes)
-        except (IndexError, KeyError, struct.error, ValueError) as error:
-            if isinstance(error, _MalformedError):
-                raise
-            raise _MalformedError(f"{type(error).__name__} at byte {self.position}") from None
-
-    def _run(self, opcodes: int) -> bool:
-        data, stack, memo, position = self.data, self.stack, self.memo, self.position
-        length, push = len(data), self.stack.append
-        for _ in range(opcodes):
-            if position >= length:
-                raise _MalformedError("it ends without STOP")
-            start = position
-            opcode = _OPCODES[data[position]]
-            if opcode is None:
-                raise _MalformedError(f"unknown operation {data[position]} at byte {position}")
-            name, form, kind, named = opcode
-            at = position = position + 1  # where the argument's bytes are
-            if form > 0:
-                position += form
-            elif form:
-                at, position = self._argument(form, at)
-            if position > length:
-                raise _MalformedError("it is cut short")
-            self.position = position
-            self.opcodes += 1
-            if kind is not None:
-                value = _Value(start, position, kind)
-                if named and position - at <= _NAME_BYTES:
-                    value.name = data[at:position].decode("utf-8", "replace").rstrip("\n")
-                push(value)
-            elif name == "MEMOIZE":
-                memo[len(memo)] = stack[-1]
-            elif name == "BINGET" or name == "LONG_BINGET" or name == "GET":
-                known = memo[self._index(name, at, position)]
-                again = _Value(start, position, known.kind, known.name, known.rich)
-                again.items = known.items
-                push(again)
-            elif name == "MARK":
-                push(_Value(start, position, "mark"))
-            elif name == "BINPUT" or name == "LONG_BINPUT" or name == "PUT":
-                memo[self._index(name, at, position)] = stack[-1]
-            elif name == "STOP":
-                self.done = True
-                return True
-            elif name not in _NOTHING:
-                self._compose(name, start, position, at)
-        return False
-
-    def _argument(self, form: int, at: int) -> tuple[int, int]:
-        """Where a variable argument begins and ends."""
-        data = self.data
-        if form in _LENGTHS:
-            width, number = _LENGTHS[form]
-            size: int = number.unpack_from(data, at)[0]
-            if size < 0:
-                raise _MalformedError("a negative length")
-            return at + width, at + width + size
-        end = data.index(b"\n", at) + 1
-        if form == _TWO_LINES:
-            end = data.index(b"\n", end) + 1
-        return at, end
-
-    def _index(self, name: str, at: int, end: int) -> int:
-        raw = self.data[at:end]
-        return int(raw) if name in {"GET", "PUT"} else int.from_bytes(raw, "little")
-
-    def _two_lines(self, at: int, end: int) -> list[str]:
-        return self.data[at : end - 1].decode("utf-8", "replace").split("\n")
-
-    def _above_mark(self) -> tuple[_Value, list[_Value]]:
-        stack = self.stack
-        for index in range(len(stack) - 1, -1, -1):
-            if stack[index].kind == "mark":
-                mark, items = stack[index], stack[index + 1 :]
-                del stack[index:]
-                return mark, items
-        raise _MalformedError("no mark")
-
-    def _compose(self, name: str, start: int, end: int, at: int) -> None:
-        """The operations that make a value out of others, and those that move the stack."""
-        stack = self.stack
-        if name in {"APPENDS", "ADDITEMS"}:
-            _, items = self._above_mark()
-            _extend(stack[-1], items, end)
-        elif name == "APPEND":
-            item = stack.pop()
-            _extend(stack[-1], [item], end)
-        elif name == "SETITEMS":
-            _, items = self._above_mark()
-            _update(stack[-1], items, end)
-        elif name == "SETITEM":
-            items = [stack.pop(), stack.pop()][::-1]
-            _update(stack[-1], items, end)
-        elif name in {"TUPLE1", "TUPLE2", "TUPLE3"}:
-            count = int(name[-1])
-            items = stack[-count:]
-            if len(items) < count:
-                raise _MalformedError("the stack is empty")
-            del stack[-count:]
-            value = _Value(items[0].start, end, "tuple")
-            _extend(value, items, end)
-            stack.append(value)
-        elif name in {"TUPLE", "LIST", "FROZENSET", "DICT"}:
-            mark, items = self._above_mark()
-            value = _Value(mark.start, end, name.lower())
-            (_update if name == "DICT" else _extend)(value, items, end)
-            stack.append(value)
-        elif name == "STACK_GLOBAL":
-            attribute, module = stack.pop(), stack.pop()
-            stack.append(_reference(module.start, end, f"{module.name or '?'}.{attribute.name or '?'}"))
-        elif name == "GLOBAL":
-            module_name, attribute_name = self._two_lines(at, end)
-            stack.append(_reference(start, end, f"{module_name}.{attribute_name}"))
-        elif name in {"REDUCE", "NEWOBJ"}:
-            arguments, function = stack.pop(), stack.pop()
-            stack.append(_built(function, arguments, end))
-        elif name == "NEWOBJ_EX":
-            keywords, arguments, function = stack.pop(), stack.pop(), stack.pop()
-            value = _built(function, arguments, end)
-            value.keep(None, keywords)
-            stack.append(value)
-        elif name == "BUILD":
-            state = stack.pop()
-            _state(stack[-1], state, end)
-        elif name in {"OBJ", "INST"}:
-            mark, items = self._above_mark()
-            if name == "INST":
-                module_name, attribute_name = self._two_lines(at, end)
-                function = _reference(mark.start, end, f"{module_name}.{attribute_name}")
-            else:
-                function = items.pop(0)
-            arguments = _Value(mark.start, end, "tuple")
-            _extend(arguments, items, end)
-            stack.append(_built(function, arguments, end))
-        elif name == "BINPERSID":
-            stack[-1] = _Value(stack[-1].start, end, "persistent reference", rich=True)
-        elif name == "POP":
-            stack.pop()
-        elif name == "POP_MARK":
-            self._above_mark()
-        elif name == "DUP":
-            stack.append(stack[-1])
-        else:
-            raise _MalformedError(f"the operation {name}")
-
-
-def _extend(container: _Value, items: list[_Value], end: int) -> None:
-    for item in items[:_KEPT_CHILDREN]:
-        container.keep(None, item)
-    container.items += len(items)
-    container.end = end
-
-
-def _update(container: _Value, items: list[_Value], end: int) -> None:
-    for key, value in zip(items[: 2 * _KEPT_CHILDREN : 2], items[1 : 2 * _KEPT_CHILDREN : 2], strict=False):
-        container.keep(key.name if key.kind == "str" and key.name is not None else "*", value)
-    container.items += len(items) // 2
-    container.end = end
-
-
-def _reference(start: int, end: int, name: str) -> _Value:
-    return _Value(start, end, name.removeprefix("builtins."), name, rich=True)
-
-
-def _built(function: _Value, arguments: _Value, end: int) -> _Value:
-    """The object that a class or a function makes of arguments: known by the name of its class."""
-    kind = _class_name(function.name or function.kind, arguments)
-    plain = kind in {"set", "frozenset", "bytes", "bytearray", "complex"}
-    value = _Value(function.start, end, kind, rich=not plain)
-    if arguments.children and not plain and function.name not in _CONSTRUCTORS:
-        value.children = list(arguments.children[:_KEPT_CHILDREN])
-    return value
-
-
-#: Functions through which pickles of many classes go: the class is their first argument.
-_CONSTRUCTORS = frozenset(
-    {
-        "copyreg._reconstructor",
-        "copy_reg._reconstructor",
-        "copyreg.__newobj__",
-        "copyreg.__newobj_ex__",
-        "numpy.core.multiarray._reconstruct",
-        "numpy._core.multiarray._reconstruct",
-        "functools.partial",
-        "builtins.getattr",
-    }
-)
-
-
-def _class_name(function: str, arguments: _Value) -> str:
-    first = arguments.children[0][1] if arguments.children else None
-    if function in _CONSTRUCTORS and first is not None and first.name and function != "functools.partial":
-        return first.name.removeprefix("builtins.")
-    if function == "django.db.models.base.model_unpickle" and first is not None:
-        # Its argument is (application label, model name), or a class in old versions.
-        parts = [child.name for _, child in first.children or () if child.name]
-        return ".".join(parts) or first.name or "django.db.models.Model"
-    return {"_codecs.encode": "bytes"}.get(function, function.removeprefix("builtins."))
-
-
-def _state(built: _Value, state: _Value, end: int) -> None:
-    """The attributes that BUILD gives to an object: a dict, or (dict, slots)."""
-    parts = [state]
-    if state.kind == "tuple" and state.children:
-        parts = [child for _, child in state.children if child.kind == "dict"] or [state]
-    for part in parts:
-        for key, child in part.children or ():
-            built.keep(key, child)
-        built.items += part.items
-    built.end = end
-
-
-# --------------------------------------------------------------------------------------------------------------- report
-
-
-def _steps(value: _Value) -> Iterator[tuple[str, list[_Value]]]:
+def _steps(value: Value) -> Iterator[tuple[str, list[Value]]]:
     """What a value holds, by step of the path."""
     plain = [child for key, child in value.children or () if key is None]
     keyed = [(key, child) for key, child in value.children or () if key is not None]
@@ -352,7 +55,7 @@ def _steps(value: _Value) -> Iterator[tuple[str, list[_Value]]]:
         yield ".*", [child for _, child in keyed]
 
 
-def _walk(path: str, values: list[_Value], factor: float, depth: int, nodes: dict[str, PayloadNode]) -> None:
+def _walk(path: str, values: list[Value], factor: float, depth: int, nodes: dict[str, PayloadNode]) -> None:
     """Adds a node for ``path`` (many values: what all elements of a list have there, together) and those below.
 
     ``factor`` scales from the kept elements to all of them.
@@ -367,7 +70,7 @@ def _walk(path: str, values: list[_Value], factor: float, depth: int, nodes: dic
     nodes[path] = PayloadNode(path, main, int(size * factor), int(items * factor), rich)
     if depth >= MAX_DEPTH:
         return
-    below: dict[str, list[_Value]] = {}
+    below: dict[str, list[Value]] = {}
     for value in values:
         for step, children in _steps(value):
             below.setdefault(step, []).extend(children)
@@ -378,7 +81,7 @@ def _walk(path: str, values: list[_Value], factor: float, depth: int, nodes: dic
         _walk(path + step, children, factor * scale, depth + 1, nodes)
 
 
-def _nodes(arguments: list[tuple[str, _Value]]) -> list[PayloadNode]:
+def _nodes(arguments: list[tuple[str, Value]]) -> list[PayloadNode]:
     nodes: dict[str, PayloadNode] = {}
     for path, value in arguments[:MAX_NODES]:
         _walk(path, [value], 1.0, 0, nodes)
@@ -387,11 +90,11 @@ def _nodes(arguments: list[tuple[str, _Value]]) -> list[PayloadNode]:
     return sorted(kept, key=lambda node: (-node.bytes, node.path))
 
 
-def _arguments(call: _Value) -> list[tuple[str, _Value]]:
+def _arguments(call: Value) -> list[tuple[str, Value]]:
     """The arguments in RQ's (function name, instance, args, kwargs)."""
     parts = [child for _, child in call.children or ()]
     if call.kind not in {"tuple", "list"} or len(parts) != 4:
-        raise _MalformedError("it is not a call as RQ writes it")
+        raise MalformedError("it is not a call as RQ writes it")
     _, instance, args, kwargs = parts
     found = [("self", instance)] if instance.kind != "None" else []
     found += [(f"args[{index}]", child) for index, (_, child) in enumerate(args.children or ())]
@@ -402,13 +105,13 @@ def _arguments(call: _Value) -> list[tuple[str, _Value]]:
 # ----------------------------------------------------------------------------------------------------------------- JSON
 
 
-def _json_value(value: Any, budget: list[int]) -> _Value:
+def _json_value(value: Any, budget: list[int]) -> Value:
     """The same tree for parsed JSON; sizes as ``json.dumps`` would write them, nearly."""
     budget[0] -= 1
     if budget[0] < 0:
-        raise _MalformedError(f"more than {MAX_OPCODES} values")
+        raise MalformedError(f"more than {MAX_OPCODES} values")
     if isinstance(value, dict):
-        result = _Value(0, 2, "dict")
+        result = Value(0, 2, "dict")
         for key, item in value.items():
             child = _json_value(item, budget)
             result.keep(key, child)
@@ -416,7 +119,7 @@ def _json_value(value: Any, budget: list[int]) -> _Value:
         result.items = len(value)
         return result
     if isinstance(value, list):
-        result = _Value(0, 2, "list")
+        result = Value(0, 2, "list")
         for item in value:
             child = _json_value(item, budget)
             result.keep(None, child)
@@ -424,8 +127,8 @@ def _json_value(value: Any, budget: list[int]) -> _Value:
         result.items = len(value)
         return result
     if isinstance(value, str):
-        return _Value(0, len(value.encode("utf-8", "replace")) + 2, "str", value if len(value) <= _NAME_BYTES else None)
-    return _Value(0, len(json.dumps(value)), "None" if value is None else type(value).__name__)
+        return Value(0, len(value.encode("utf-8", "replace")) + 2, "str", value if len(value) <= NAME_BYTES else None)
+    return Value(0, len(json.dumps(value)), "None" if value is None else type(value).__name__)
 
 
 # ---------------------------------------------------------------------------------------------------------- measurement
@@ -452,8 +155,8 @@ class Measurement:
         self._clock = clock
         self._left_s = budget_s
         self._max_opcodes = max_opcodes
-        self._machine: _Machine | None = None
-        self._call: _Value | None = None
+        self._machine: Machine | None = None
+        self._call: Value | None = None
         self._reason: str | None = None
         self._done = False
         self._hash = ""
@@ -487,7 +190,7 @@ class Measurement:
             self._reason = f"data of the serializer {self._serializer} is opaque: only its size is known"
             return True
         if self._machine is None:
-            self._machine = _Machine(self._data)
+            self._machine = Machine(self._data)
         machine = self._machine
         while not machine.run(500):
             if machine.opcodes >= self._max_opcodes:
@@ -540,7 +243,7 @@ class Measurement:
         )
 
 
-def _closed(machine: _Machine, length: int) -> _Value | None:
+def _closed(machine: Machine, length: int) -> Value | None:
     """RQ's tuple from an unfinished stack, as if everything open ended where the data ends.
 
     The tuple is open from the first byte on: mark, function name, instance, then the arguments, behind a mark of their
@@ -551,17 +254,17 @@ def _closed(machine: _Machine, length: int) -> _Value | None:
         return None
     marked = stack[3].kind == "mark"
     values = _collapsed(stack[4:] if marked else stack[3:], length)
-    call = _Value(0, length, "tuple")
-    arguments, kwargs = _Value(stack[3].start, length, "tuple"), _Value(length, length, "dict")
+    call = Value(0, length, "tuple")
+    arguments, kwargs = Value(stack[3].start, length, "tuple"), Value(length, length, "dict")
     if not marked and len(values) > 1 and values[0].kind == "tuple" and values[1].kind == "dict":
         arguments, kwargs = values[0], values[1]
     else:
-        _extend(arguments, values, length)
-    _extend(call, [stack[1], stack[2], arguments, kwargs], length)
+        extend(arguments, values, length)
+    extend(call, [stack[1], stack[2], arguments, kwargs], length)
     return call
 
 
-def _collapsed(values: list[_Value], length: int) -> list[_Value]:
+def _collapsed(values: list[Value], length: int) -> list[Value]:
     """What is above each mark is given to the container below it; the last value of all reaches to the end."""
     values = list(values)
     while True:
@@ -572,14 +275,14 @@ def _collapsed(values: list[_Value], length: int) -> list[_Value]:
             return values
         items, below = values[index + 1 :], values[index - 1] if index else None
         if below is not None and below.kind in {"list", "set"}:
-            _extend(below, items, length)
+            extend(below, items, length)
             del values[index:]
         elif below is not None and (below.kind == "dict" or below.rich):
-            _update(below, items, length)
+            update(below, items, length)
             del values[index:]
         else:
-            whole = _Value(values[index].start, length, "tuple")
-            _extend(whole, items, length)
+            whole = Value(values[index].start, length, "tuple")
+            extend(whole, items, length)
             values[index:] = [whole]
 
 
@@ -604,7 +307,7 @@ def function_name(data: bytes, serializer: str = "pickle") -> str | None:
             return name if isinstance(name, str) and name else None
         if serializer != "pickle":
             return None
-        machine = _Machine(data)
+        machine = Machine(data)
         for _ in range(2_000):  # the name comes first; an instance may take some more
             ended = machine.run(1)
             values = [value for value in machine.stack if value.kind != "mark"]
