@@ -18,7 +18,7 @@ IMPORTS = [
 
 
 def test_fires_on_imports_in_each_horse() -> None:
-    executions = alike(imports=IMPORTS, run_ms=700, ledger={"import": 520, "cpu": 180})
+    executions = alike(imports=IMPORTS, run_ms=980, ledger={"import": 800, "cpu": 180})
     assert only(ask(ImportCostRule, executions)).severity == "warning"
 
 
@@ -38,9 +38,9 @@ def test_fires_at_each_limit(imported: float, run: float) -> None:
     assert ask(ImportCostRule, alike(run_ms=run, ledger={"import": imported, "cpu": run - imported}))
 
 
-@pytest.mark.parametrize(("imported", "severity"), [(499.0, "info"), (500.0, "warning")])
+@pytest.mark.parametrize(("imported", "severity"), [(749.0, "info"), (750.0, "warning")])
 def test_the_libraries_that_most_jobs_use_are_only_said(imported: float, severity: str) -> None:
-    executions = alike(run_ms=600, ledger={"import": imported, "cpu": 600 - imported})
+    executions = alike(run_ms=900, ledger={"import": imported, "cpu": 900 - imported})
     assert only(ask(ImportCostRule, executions)).severity == severity
 
 
