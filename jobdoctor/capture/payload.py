@@ -160,7 +160,6 @@ class Measurement:
         self._reason: str | None = None
         self._done = False
         self._hash = ""
-        self.wire_bytes: int | None = None
 
     @property
     def done(self) -> bool:
@@ -235,7 +234,6 @@ class Measurement:
                 reason = reason or f"the {self._serializer} data cannot be walked: {error}"
         return Payload(
             raw_bytes=len(self._data),
-            wire_bytes=self.wire_bytes,
             serializer=self._serializer,
             args_hash=self._hash,
             nodes=nodes,
@@ -284,14 +282,6 @@ def _collapsed(values: list[Value], length: int) -> list[Value]:
             whole = Value(values[index].start, length, "tuple")
             extend(whole, items, length)
             values[index:] = [whole]
-
-
-def measure(data: bytes, *, serializer: str = "pickle", wire_bytes: int | None = None) -> Payload:
-    """The whole measurement at once, within its budget."""
-    measurement = Measurement(data, serializer=serializer)
-    measurement.wire_bytes = wire_bytes
-    measurement.step(BUDGET_S)
-    return measurement.result()
 
 
 def function_name(data: bytes, serializer: str = "pickle") -> str | None:

@@ -105,15 +105,11 @@ def test_a_timeout(redis_client: redis.Redis) -> None:
 
 
 @pytest.mark.parametrize("kind", ["fork", "simple"])
-def test_a_timeout_in_the_middle_of_our_own_code(redis_client: redis.Redis, valkey_url: str, kind: str) -> None:
+def test_a_timeout_in_the_middle_of_our_own_code(redis_client: redis.Redis, kind: str) -> None:
     """The job spends much of its time in probes; the timeout must get through, wherever it strikes."""
-    outcomes = []
     for _ in range(4):
-        outcomes.append(
-            record(redis_client, jobs.too_slow_in_small_steps, valkey_url, job_timeout=1, kind=kind).outcome
-        )
+        assert record(redis_client, jobs.too_slow_in_small_steps, job_timeout=1, kind=kind).outcome == "timeout"
         redis_client.flushdb()
-    assert outcomes.count("timeout") >= 3
 
 
 def _wait_for(condition: Any, seconds: float = 20) -> None:
