@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from dataclasses import dataclass
 
@@ -114,6 +115,12 @@ def in_query(statement: str, placeholder: str) -> str:
     if not column:
         return statement
     return re.sub(re.escape(column) + r"\s*=\s*\?", f"{column} {placeholder}", statement, count=1)
+
+
+def numbered(statement: str) -> str:
+    """A statement with PostgreSQL's own placeholders, as asyncpg takes them: $1, $2 and so on."""
+    numbers = itertools.count(1)
+    return re.sub(r"\?", lambda _: f"${next(numbers)}", statement)
 
 
 def plural(noun: str) -> str:

@@ -8,6 +8,7 @@ what a signal handler raised meanwhile, which belongs to the job.
 from __future__ import annotations
 
 import functools
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from types import ModuleType
 from typing import Any, ClassVar
@@ -20,7 +21,7 @@ from jobdoctor.model import ProbeStatus
 _MISSING: Any = object()
 
 
-class Probe:
+class Probe(ABC):
     """One library on one channel. Subclasses name the modules that they patch and do it in ``patch``."""
 
     channel: ClassVar[str]
@@ -33,9 +34,9 @@ class Probe:
         self.failure = ""
         self._replaced: list[tuple[Any, str, Any, Any]] = []
 
+    @abstractmethod
     def patch(self, module: ModuleType) -> None:
         """Replace what is to be replaced in ``module``, by ``replace``."""
-        raise NotImplementedError
 
     def install(self, name: str, module: ModuleType) -> None:
         """Patch a module that has been imported. What fails is kept as the reason in ``status``."""

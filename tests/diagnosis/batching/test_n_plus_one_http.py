@@ -70,3 +70,8 @@ def test_the_whole_finding() -> None:
     # Low: four at a time. High: one request as fast as the fastest.
     assert (finding.saving_ms.low, finding.saving_ms.mid, finding.saving_ms.high) == (450.0, 520.0, 590.0)
     assert 'session.get("http://api.test/orders", params=' in finding.recommendation.snippet
+
+
+def test_aiohttps_snippet_is_aiohttps() -> None:
+    loop = make_group("http", library="aiohttp", count=40, ms=400)
+    assert "aiohttp.ClientSession(" in only(ask(NPlusOneHttp, alike(loop, run_ms=600))).recommendation.snippet

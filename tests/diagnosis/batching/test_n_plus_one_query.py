@@ -195,3 +195,12 @@ def test_the_snippet_uses_the_statements_own_names() -> None:
     snippet = only(ask(NPlusOneQuery, alike(raw, run_ms=1_000))).recommendation.snippet
     assert "FROM invoices WHERE customer_id IN ({marks}) AND open = ?" in snippet
     assert "row.customer_id" in snippet
+
+
+def test_asyncpgs_snippet_is_awaited_and_numbered() -> None:
+    raw = make_group(
+        library="asyncpg", fingerprint="SELECT * FROM invoices WHERE customer_id = ? AND open = ?", count=100, ms=500
+    )
+    snippet = only(ask(NPlusOneQuery, alike(raw, run_ms=1_000))).recommendation.snippet
+    assert "await connection.fetch(" in snippet
+    assert "WHERE customer_id = ANY($1) AND open = $2" in snippet

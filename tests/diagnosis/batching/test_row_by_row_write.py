@@ -79,3 +79,10 @@ def test_psycopg2_sends_each_row_of_executemany_by_itself() -> None:
     assert "execute_values(" in finding.recommendation.snippet
     few = insert(library="psycopg2", count=1, batched=1, items=9, distinct=1, rows=None, ms=120)
     assert ask(RowByRowWrite, alike(few, run_ms=200)) == []
+
+
+def test_asyncpgs_placeholders_are_numbered() -> None:
+    snippet = only(
+        ask(RowByRowWrite, alike(insert(library="asyncpg", count=200, ms=300), run_ms=400))
+    ).recommendation.snippet
+    assert 'await connection.executemany("""INSERT INTO lines (a, b) VALUES ($1, ...)""", rows)' in snippet

@@ -34,3 +34,9 @@ def test_the_whole_finding() -> None:
     assert (finding.cost_ms, finding.saving_ms.high) == (60.0, 0.0)
     assert "holds the worker until the job's timeout of 3 min" in finding.evidence[1].text
     assert "timeout=" in finding.recommendation.snippet
+
+
+def test_the_snippet_is_of_the_library_that_was_called() -> None:
+    for library, call in [("aiohttp", "aiohttp.ClientTimeout("), ("httpx", "httpx.Timeout("), ("", "requests.get(")]:
+        finding = only(ask(NoTimeout, alike(make_group("http", no_timeout=1, library=library))))
+        assert call in finding.recommendation.snippet

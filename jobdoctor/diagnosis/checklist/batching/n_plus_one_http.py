@@ -164,6 +164,11 @@ def _snippet(group: SpanGroup, template: str) -> str:
             "async with httpx.AsyncClient(timeout=10) as client:\n"
             "    answers = await asyncio.gather(*(client.get(url) for url in urls))  # bound it with a semaphore"
         )
+    elif group.library == "aiohttp":
+        beside = (
+            "async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=10)) as session:\n"
+            "    answers = await asyncio.gather(*(fetch(session, url) for url in urls))  # bound it with a semaphore"
+        )
     else:
         beside = (
             "with ThreadPoolExecutor(max_workers=4) as pool:\n"

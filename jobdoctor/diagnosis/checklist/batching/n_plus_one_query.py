@@ -240,6 +240,12 @@ def _in_snippet(group: SpanGroup, column: str) -> str:
             f"# before the loop that reaches {group.callsite}\n"
             f'rows = connection.execute("""{statement}""", [{values}]).fetchall()\n{lookup}'
         )
+    if group.library == "asyncpg":
+        statement = round_trips.numbered(round_trips.in_query(shape, "= ANY(?)"))
+        return (
+            f"# before the loop that reaches {group.callsite}\n"
+            f'rows = await connection.fetch("""{statement}""", {values})\n{lookup}'
+        )
     statement = round_trips.in_query(shape, "IN ({marks})")
     return (
         f"# before the loop that reaches {group.callsite}\n"

@@ -146,6 +146,9 @@ def _snippet(group: SpanGroup, table: str) -> str:
         if verb == "INSERT":
             return f'{head}psycopg2.extras.execute_values(cursor, """{statement}""", rows)  # VALUES %s takes all rows'
         return f'{head}psycopg2.extras.execute_batch(cursor, """{statement}""", rows)'
+    if group.library == "asyncpg":
+        statement = round_trips.numbered(shape.replace("(?+)", "(?, ...)"))
+        return f'{head}await connection.executemany("""{statement}""", rows)'
     statement = shape.replace("?", "%s") if group.library.startswith("psycopg") else shape
     statement = statement.replace("(%s+)", "(%s, ...)").replace("(?+)", "(?, ...)")
     return f'{head}cursor.executemany("""{statement}""", rows)'

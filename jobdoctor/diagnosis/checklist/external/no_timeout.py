@@ -84,6 +84,8 @@ def _snippet(group: SpanGroup) -> str:
     head = f"# {group.callsite}\n"
     if group.library == "httpx":
         return f"{head}httpx.{method}(url, timeout=httpx.Timeout(10, connect=3))"
+    if group.library == "aiohttp":
+        return f"{head}aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=10, connect=3))"
     if group.library in ("urllib", "urllib.request"):
         return f"{head}urllib.request.urlopen(url, timeout=10)"
     return f"{head}requests.{method}(url, timeout=(3.05, 10))  # http.client and urllib: timeout=10"
