@@ -5,18 +5,16 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import click
-from msgspec.structs import replace
 
 from jobdoctor.cli.options import format_option, quiet_option, since_option, store_option, url_option
 from jobdoctor.cli.output import note, print_text, wants_color, write_file
-from jobdoctor.errors import ConfigError, OutputError, UnknownJobError
+from jobdoctor.cli.reading import diagnosis_of, drained, each_diagnosis, recorded_jobs
+from jobdoctor.errors import ConfigError, OutputError
 from jobdoctor.model import Diagnosis
 
 if TYPE_CHECKING:
@@ -26,8 +24,6 @@ if TYPE_CHECKING:
 
 FOLDER = Path("reports")
 STANDARD_OUTPUT = "-"
-#: A bar that is gone before it is read is noise.
-PROGRESS_AFTER_S = 1.0
 
 
 class _Wanted(NamedTuple):
@@ -90,7 +86,7 @@ def command(
     settings = config.load(store=store, redis_url=url)
     wanted = _Wanted(format_, output, since, source, open_, quiet)
     with Store.open(settings.store, settings.retention) as opened:
-        _drain(opened, settings, quiet)
+        drained(opened, settings, quiet)
         if job is None:
             _report_all(opened, settings, wanted)
         else:
@@ -118,29 +114,9 @@ def _check(job: str | None, format_: str, output: str | None, all_jobs: bool, op
         raise OutputError(f"{output} is a directory", f"give a file, such as {Path(output) / 'report'}.{format_}")
 
 
-def _drain(store: Store, settings: Settings, quiet: bool) -> None:
-    from jobdoctor.store import drain
-
-    with _progress("Collecting recordings", quiet) as advance:
-        drained = drain(store, settings.redis_url, progress=lambda moved, left: advance(moved, moved + left))
-    if drained.skipped:
-        note(f"Note: {drained.skipped}", quiet=quiet)
-    if drained.lost:
-        note(f"Note: {drained.lost:,} recordings were lost before they were collected", quiet=quiet)
-
-
-def _diagnose(store: Store, settings: Settings, job: str, job_id: str | None, since: int | None) -> Diagnosis:
-    from jobdoctor.diagnosis.engine import diagnose
-
-    history = store.history(job, since, job_id=job_id)
-    if job in settings.slo_ms:
-        history = replace(history, slo_ms=settings.slo_ms[job])
-    return diagnose(history, overrides=settings.limits)
-
-
 def _report_one(store: Store, settings: Settings, job: str, wanted: _Wanted) -> None:
     name, job_id = store.find(job)
-    diagnosis = _diagnose(store, settings, name, job_id, wanted.since)
+    diagnosis = diagnosis_of(store, settings, name, job_id, wanted.since)
     to_stdout = wanted.output == STANDARD_OUTPUT or (wanted.output is None and wanted.format_ != "html")
     text = _render(diagnosis, wanted.format_, wanted.source, color=to_stdout and wants_color())
     if to_stdout:
@@ -156,13 +132,9 @@ def _report_one(store: Store, settings: Settings, job: str, wanted: _Wanted) -> 
 
 
 def _report_all(store: Store, settings: Settings, wanted: _Wanted) -> None:
-    jobs = store.jobs(wanted.since)
-    if not jobs:
-        if wanted.since:
-            raise UnknownJobError(f"no recordings in {store.where} in this window", "widen --since")
-        raise UnknownJobError(f"no recordings in {store.where}", "run `jobdoctor run` first")
+    jobs = recorded_jobs(store, wanted.since)
     if wanted.format_ != "html":
-        diagnoses = list(_each(store, settings, jobs, wanted.since, wanted.quiet))
+        diagnoses = list(each_diagnosis(store, settings, jobs, wanted.since, wanted.quiet))
         to_stdout = wanted.output is None or wanted.output == STANDARD_OUTPUT
         text = _render_many(diagnoses, wanted.format_, color=to_stdout and wants_color())
         if to_stdout or wanted.output is None:
@@ -174,7 +146,7 @@ def _report_all(store: Store, settings: Settings, wanted: _Wanted) -> None:
 
     folder = Path(wanted.output) if wanted.output else FOLDER
     rows = []
-    for diagnosis in _each(store, settings, jobs, wanted.since, wanted.quiet):
+    for diagnosis in each_diagnosis(store, settings, jobs, wanted.since, wanted.quiet):
         context = _context(diagnosis, wanted.source)
         name = file_name(diagnosis.history.job, "html")
         write_file(folder / name, render(context))
@@ -185,17 +157,6 @@ def _report_all(store: Store, settings: Settings, wanted: _Wanted) -> None:
         print_text(f"{len(rows)} {'report' if len(rows) == 1 else 'reports'}: {index}\n")
     if wanted.open_:
         _open(index, wanted.quiet)
-
-
-def _each(store: Store, settings: Settings, jobs: Sequence[str], since: int | None, quiet: bool) -> Iterator[Diagnosis]:
-    with _progress("Diagnosing", quiet) as advance:
-        for number, job in enumerate(jobs):
-            advance(number, len(jobs))
-            try:
-                yield _diagnose(store, settings, job, None, since)
-            except UnknownJobError as error:
-                # Its last execution was pruned, or ended before the window, since the jobs were listed.
-                note(f"Note: {error.what}", quiet=quiet)
 
 
 def _context(diagnosis: Diagnosis, source: bool) -> ReportContext:
@@ -253,40 +214,3 @@ def file_name(job: str, extension: str) -> str:
     if safe != job or not safe:
         safe = f"{safe or 'job'}-{hashlib.blake2b(job.encode('utf-8', 'replace'), digest_size=4).hexdigest()}"
     return f"{safe}.{extension}"
-
-
-class _Bar:
-    """A progress bar on standard error that begins once the work has taken a second."""
-
-    def __init__(self, title: str, quiet: bool) -> None:
-        self._title = title
-        self._quiet = quiet
-        self._began = time.monotonic()
-        self._progress: Any = None
-        self._task: Any = None
-
-    def __call__(self, done: int, total: int) -> None:
-        if self._progress is None:
-            if self._quiet or time.monotonic() - self._began < PROGRESS_AFTER_S:
-                return
-            from rich.console import Console
-            from rich.progress import Progress
-
-            console = Console(stderr=True)
-            self._progress = Progress(console=console, transient=True, disable=not console.is_terminal)
-            self._task = self._progress.add_task(self._title, total=total)
-            self._progress.start()
-        self._progress.update(self._task, completed=done, total=total)
-
-    def close(self) -> None:
-        if self._progress is not None:
-            self._progress.stop()
-
-
-@contextmanager
-def _progress(title: str, quiet: bool) -> Iterator[_Bar]:
-    bar = _Bar(title, quiet)
-    try:
-        yield bar
-    finally:
-        bar.close()
