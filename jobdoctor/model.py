@@ -536,6 +536,20 @@ class Verdict(Struct, frozen=True):
     confidence: float
 
 
+class Change(Struct, frozen=True):
+    """A change of a job's run or wait within the window: a step to a new level, or growth all through it."""
+
+    kind: Literal["step", "creep"]
+    metric: Literal["run", "wait"]
+    quantile: Literal["p50", "p95"]
+    at_ns: int  # where the new level begins; of growth, where the window does
+    before_ms: float
+    after_ms: float
+    executions_before: int
+    executions_after: int
+    mark: Mark | None = None  # the deploy or incident that it came with
+
+
 class Diagnosis(Struct, frozen=True):
     """The outcome of walking the checklist over a history."""
 
@@ -544,3 +558,4 @@ class Diagnosis(Struct, frozen=True):
     checklist: list[Check]
     findings: list[Finding]
     ledger: list[LedgerPart]  # mean of the executions looked at, in ns, DESIGN's order
+    changes: list[Change] = field(default_factory=list)  # oldest first
