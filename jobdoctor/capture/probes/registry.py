@@ -17,6 +17,7 @@ from typing import Any
 from jobdoctor.capture.probes.aiohttp_client import AiohttpProbe
 from jobdoctor.capture.probes.asyncpg_driver import AsyncpgPoolProbe, AsyncpgProbe
 from jobdoctor.capture.probes.base import Probe
+from jobdoctor.capture.probes.django_connection import DjangoProbe
 from jobdoctor.capture.probes.file_locks import PollingFileLockProbe
 from jobdoctor.capture.probes.files import FileProbe
 from jobdoctor.capture.probes.gc import GcProbe
@@ -44,6 +45,7 @@ PROBES: tuple[Probe, ...] = (
     Psycopg2Probe(),
     AsyncpgProbe(),
     SqlAlchemyProbe(),
+    DjangoProbe(),
     SqlAlchemyPoolProbe(),
     PsycopgPoolProbe(),
     AsyncpgPoolProbe(),
