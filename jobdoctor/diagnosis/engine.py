@@ -45,13 +45,14 @@ def diagnose(
     related = {rule.code: rule.related_to for rule in asked}
     findings = rank(group(findings, related))
     looked_at = measure.typical(history)
+    changes = over_time.changes(history)
     return Diagnosis(
         history=history,
-        verdict=reach_verdict(history, findings),
+        verdict=reach_verdict(history, findings, changes),
         checklist=checklist,
         findings=findings,
         ledger=measure.mean_ledger(looked_at) if looked_at else [],
-        changes=over_time.changes(history),
+        changes=changes,
     )
 
 

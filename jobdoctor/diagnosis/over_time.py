@@ -12,6 +12,7 @@ import math
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
+from jobdoctor import words
 from jobdoctor.diagnosis.measure import quantile
 from jobdoctor.model import Bucket, Change, JobHistory, Mark
 
@@ -29,6 +30,8 @@ POINTS = 120
 #: A mark explains a step when it lies at most so many points, or so many ns, before it.
 NEAR_POINTS = 2
 NEAR_NS = 600 * 1_000_000_000
+#: Closer than this they are said to have come together.
+_TOGETHER_NS = 90 * 1_000_000_000
 
 Metric = Literal["run", "wait"]
 
@@ -48,6 +51,27 @@ def changes(history: JobHistory) -> list[Change]:
     for metric in metrics:
         found += _of(history, metric, 0.5) or _of(history, metric, 0.95)
     return sorted(found, key=lambda change: change.at_ns)
+
+
+def sentence(change: Change) -> str:
+    """``Runs take 200 ms since 2026-01-01 08:30:00 UTC, 100 ms before (p50): with deploy 3f9c2ab``."""
+    subject = "Runs take" if change.metric == "run" else "Waits take"
+    before, after = words.duration(change.before_ms), words.duration(change.after_ms)
+    which = "median" if change.quantile == "p50" else "p95"
+    if change.kind == "creep":
+        direction = "grew" if change.after_ms > change.before_ms else "fell"
+        noun = "runs" if change.metric == "run" else "waits"
+        return f"The {which} of {noun} {direction} from {before} to {after} over the window, bit by bit"
+    return f"{subject} {after} since {words.instant(change.at_ns)}, {before} before ({which}){_with(change)}"
+
+
+def _with(change: Change) -> str:
+    mark = change.mark
+    if mark is None:
+        return ""
+    apart = abs(change.at_ns - mark.at_ns)
+    when = "with" if apart < _TOGETHER_NS or change.at_ns < mark.at_ns else f"{words.duration(apart / 1e6)} after"
+    return f": {when} {mark.kind} {mark.label}"
 
 
 def _of(history: JobHistory, metric: Metric, share: float) -> list[Change]:

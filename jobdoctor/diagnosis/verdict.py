@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from jobdoctor.diagnosis import measure
+from jobdoctor.diagnosis import measure, over_time
 from jobdoctor.diagnosis.attempts import FAILING, error_words
-from jobdoctor.model import AROUND_PARTS, Execution, Finding, JobHistory, Verdict, VerdictWhere
+from jobdoctor.model import AROUND_PARTS, Change, Execution, Finding, JobHistory, Verdict, VerdictWhere
 
 #: Executions below which "nothing found" is not yet "nothing wrong". Clinic.js Doctor gives no verdict under 4 samples;
 #: three whole executions say more than three samples of one.
@@ -24,8 +24,9 @@ AROUND_MS = 10_000.0
 WORTH_SAYING_SHARE = 0.01
 
 
-def reach_verdict(history: JobHistory, findings: Sequence[Finding]) -> Verdict:
-    """The verdict over ranked findings. Findings of severity info, and parts of others, do not make a job sick."""
+def reach_verdict(history: JobHistory, findings: Sequence[Finding], changes: Sequence[Change] = ()) -> Verdict:
+    """The verdict over ranked findings. Findings of severity info, and parts of others, do not make a job sick, nor
+    does a change over time: where no rule found anything it is said beside that."""
     executions = measure.typical(history)
     if not history.executions:
         return Verdict(
@@ -51,7 +52,7 @@ def reach_verdict(history: JobHistory, findings: Sequence[Finding]) -> Verdict:
             f"{ENOUGH_EXECUTIONS} are needed, run it more often",
             0.3,
         )
-    return _without_findings(history, executions, [each for each in findings if each.part_of is None])
+    return _without_findings(history, executions, [each for each in findings if each.part_of is None], changes)
 
 
 def _all_failed(executions: Sequence[Execution]) -> str:
@@ -104,7 +105,9 @@ def headline(finding: Finding, executions: Sequence[Execution]) -> str:
     return sentence
 
 
-def _without_findings(history: JobHistory, executions: Sequence[Execution], hints: Sequence[Finding]) -> Verdict:
+def _without_findings(
+    history: JobHistory, executions: Sequence[Execution], hints: Sequence[Finding], changes: Sequence[Change]
+) -> Verdict:
     wall = measure.wall_ms(executions)
     around = measure.ledger_ms(executions, *AROUND_PARTS)
     part = measure.share(around, wall)
@@ -123,6 +126,15 @@ def _without_findings(history: JobHistory, executions: Sequence[Execution], hint
         "none",
         f"Nothing wrong found: {measure.words_ms(measure.run_ms(executions))} a run, "
         f"{measure.words_ms(measure.mean(e.wait_ns for e in executions) / measure.NS_PER_MS)} in the queue, "
-        f"over {len(executions)} executions" + (f"; a hint: {hints[0].title}" if hints else ""),
+        f"over {len(executions)} executions" + (f"; a hint: {hints[0].title}" if hints else "") + _slower(changes),
         round(0.9 * _trust(executions), 2),
     )
+
+
+def _slower(changes: Sequence[Change]) -> str:
+    """The last change of the runs, when they became slower by it."""
+    last = next((change for change in reversed(changes) if change.metric == "run"), None)
+    if last is None or last.after_ms <= last.before_ms:
+        return ""
+    said = over_time.sentence(last)
+    return f". But {said[:1].lower()}{said[1:]}"

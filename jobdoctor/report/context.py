@@ -28,6 +28,7 @@ from jobdoctor.report.distribution import Distribution, distribution
 from jobdoctor.report.exemplars import Exemplar, exemplars
 from jobdoctor.report.findings import FindingView, StepView, finding_views, step_views
 from jobdoctor.report.ledger import Ledger, ledger_view
+from jobdoctor.report.over_time import OverTime, over_time
 from jobdoctor.report.profile_tree import ProfileTree, profile_tree
 from jobdoctor.report.queue_wait import QueueWait, queue_wait
 from jobdoctor.report.timeline import Timeline, Usage, timeline, usage
@@ -90,6 +91,7 @@ class ReportContext(Struct, frozen=True):
     profile: ProfileTree | None
     timeline: Timeline | None
     usage: Usage | None
+    over_time: OverTime
     wait_distribution: Distribution | None
     run_distribution: Distribution | None
     exemplars: list[Exemplar]
@@ -143,6 +145,7 @@ def build_context(diagnosis: Diagnosis, source_root: Path | None = None) -> Repo
         profile=profile_tree(executions),
         timeline=timeline(executions),
         usage=usage(executions),
+        over_time=over_time(diagnosis),
         wait_distribution=distribution(waits or [execution.wait_ns / 1e6 for execution in executions]),
         run_distribution=distribution(runs or [execution.run_ns / 1e6 for execution in executions]),
         exemplars=exemplars(executions),

@@ -52,6 +52,7 @@ def render(report: ReportContext, *, color: bool = False, width: int = WIDTH) ->
     _head(console, report)
     _ledger(console, report)
     _what_to_do(console, report)
+    _over_time(console, report)
     _checklist(console, report)
     _capture(console, report)
     assert isinstance(console.file, io.StringIO)
@@ -175,6 +176,13 @@ def _saving(finding: Finding, share: float) -> str:
     of_all = f" ({words.share(share)} of it)" if share >= 0.01 else ""
     spread = f", {words.duration(saving.low)} to {words.duration(saving.high)}" if saving.high > saving.low else ""
     return f"saves {words.duration(saving.mid)} each time{of_all}{spread}; {words.share(finding.confidence)} sure"
+
+
+def _over_time(console: Console, report: ReportContext) -> None:
+    if report.over_time.changes:
+        _heading(console, "What changed")
+        for change in report.over_time.changes:
+            _item(console, "- ", change, "", 2)
 
 
 def _checklist(console: Console, report: ReportContext) -> None:

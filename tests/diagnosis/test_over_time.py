@@ -117,6 +117,13 @@ def test_the_diagnosis_has_them() -> None:
     assert not diagnose(ran([100.0] * 40)).changes
 
 
+def test_a_healthy_job_that_became_slower_is_said_in_the_headline() -> None:
+    slower = diagnose(ran([100.0] * 20 + [200.0] * 20)).verdict
+    assert slower.where == "none"
+    assert slower.headline.endswith(". But runs take 200 ms since 2026-01-01 00:20:00 UTC, 100 ms before (median)")
+    assert "But" not in diagnose(ran([200.0] * 20 + [100.0] * 20)).verdict.headline
+
+
 def test_pettitt_on_a_separated_series() -> None:
     at, chance = pettitt([1.0] * 10 + [2.0] * 10)
     assert at == 10

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from jobdoctor.model import Check, LedgerPart, Payload, PayloadNode, ProbeStatus, Sample, Span
+from jobdoctor.diagnosis.engine import diagnose
+from jobdoctor.model import Check, LedgerPart, Mark, Payload, PayloadNode, ProbeStatus, Sample, Span
 from jobdoctor.report.calls import call_table
 from jobdoctor.report.charts import WIDTH, legend, stack
 from jobdoctor.report.context import build_context
@@ -16,7 +17,7 @@ from jobdoctor.report.distribution import distribution
 from jobdoctor.report.queue_wait import queue_wait
 from jobdoctor.report.source import read_source
 from jobdoctor.report.timeline import timeline, usage
-from tests.builders import MS, make_execution, make_group, make_history
+from tests.builders import EPOCH_NS, MS, SECOND, make_execution, make_group, make_history, make_row
 from tests.report import diagnoses
 
 
@@ -334,3 +335,26 @@ def test_an_absolute_callsite_is_read_only_inside_the_project(project: Path, tmp
 def test_source_is_off_unless_asked_for(project: Path) -> None:
     assert all(view.source is None for view in build_context(diagnoses.rich()).findings)
     assert build_context(diagnoses.rich(), project).findings[0].source is None  # line 41 of ten
+
+
+def test_the_course_has_a_line_for_each_metric_and_says_what_changed() -> None:
+    executions = [make_execution(run_ms=100 if number < 20 else 300, at_ms=number * 60_000) for number in range(40)]
+    deploy = Mark("deploy", "3f9c2ab", EPOCH_NS + 20 * 60 * SECOND - 5 * SECOND)
+    history = make_history(executions, trace=[make_row(each) for each in executions], marks=[deploy])
+    course = build_context(diagnose(history)).over_time
+    assert [line.title for line in course.courses] == ["Run, from dequeue to reap", "Wait in the queue"]
+    run = course.courses[0]
+    heights = [float(point.split(",")[1]) for point in run.median.split()]
+    assert len(heights) == 40
+    assert heights[0] > heights[-1], "a longer run is drawn higher"
+    assert run.last_p50_ms == run.top_ms == 300
+    assert [round(place, 1) for place, _ in run.marks] == [0.5]
+    assert course.changes == [
+        "Runs take 300 ms since 2026-01-01 00:20:00 UTC, 100 ms before (median): with deploy 3f9c2ab"
+    ]
+
+
+def test_a_handful_of_executions_has_no_course() -> None:
+    course = build_context(diagnose(make_history([make_execution() for _ in range(5)]))).over_time
+    assert course.courses == []
+    assert course.changes == []
