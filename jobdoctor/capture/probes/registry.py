@@ -26,6 +26,7 @@ from jobdoctor.capture.probes.httpx_client import HttpxProbe
 from jobdoctor.capture.probes.imports import ImportProbe
 from jobdoctor.capture.probes.locks import FileLockProbe, ThreadLockProbe
 from jobdoctor.capture.probes.mail import MailProbe
+from jobdoctor.capture.probes.opentelemetry_bridge import OpenTelemetryProbe
 from jobdoctor.capture.probes.psycopg2_driver import Psycopg2Probe
 from jobdoctor.capture.probes.psycopg_driver import PsycopgProbe
 from jobdoctor.capture.probes.psycopg_pool import PsycopgPoolProbe
@@ -62,6 +63,7 @@ PROBES: tuple[Probe, ...] = (
     SubprocessProbe(),
     FileProbe(),
     MailProbe(),
+    OpenTelemetryProbe(),
     GcProbe(),
     ImportProbe(),
 )
