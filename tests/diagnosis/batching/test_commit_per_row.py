@@ -77,3 +77,25 @@ def test_the_whole_finding() -> None:
     assert finding.title == "100 commits from app/tasks.py:44, one for each row"
     assert (finding.callsite, finding.calls, finding.cost_ms) == ("app/tasks.py:44", 100, 500.0)
     assert "connection.commit()" in finding.recommendation.snippet
+
+
+def save(**fields: Any) -> SpanGroup:
+    return update(**{"library": "django", "callsite": "app/tasks.py:44", "count": 100, "ms": 500, **fields})
+
+
+def test_a_write_that_commits_by_itself_is_a_commit() -> None:
+    executions = alike(save(), make_group(library="django", count=1, ms=0.5), run_ms=600)
+    finding = only(ask(CommitPerRow, executions))
+    assert finding.title.startswith("100 writes that commit by themselves from app/tasks.py:44, one for each row")
+    assert "transaction.atomic()" in finding.recommendation.snippet
+    assert finding.cost_ms == pytest.approx(500)
+    assert finding.saving_ms.high < 460  # what a query takes remains
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{"in_transaction": 100}, {"library": "psycopg"}, {"count": 9}, {"batched": 100, "items": 10_000}],
+    ids=["in a transaction", "a driver that opens one", "few", "many rows each"],
+)
+def test_a_write_that_does_not_commit_or_writes_many_is_none(fields: dict[str, Any]) -> None:
+    assert ask(CommitPerRow, alike(save(**fields), run_ms=600)) == []

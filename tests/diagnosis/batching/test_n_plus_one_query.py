@@ -204,3 +204,17 @@ def test_asyncpgs_snippet_is_awaited_and_numbered() -> None:
     snippet = only(ask(NPlusOneQuery, alike(raw, run_ms=1_000))).recommendation.snippet
     assert "await connection.fetch(" in snippet
     assert "WHERE customer_id = ANY($1) AND open = $2" in snippet
+
+
+@pytest.mark.parametrize(
+    ("relationship", "where", "load"),
+    [
+        ("Order.customer", '"shop_customer"."id" = ?', 'Order.objects.select_related("customer")'),
+        ("Order.items", '"shop_item"."order_id" = ?', 'Order.objects.prefetch_related("items")'),
+        ("", '"shop_item"."order_id" = ?', "Item.objects.filter(order_id__in=order_ids)"),
+    ],
+)
+def test_djangos_snippet_speaks_django(relationship: str, where: str, load: str) -> None:
+    shape = f'SELECT "x"."id" FROM "shop_item" WHERE {where} LIMIT ?'
+    raw = make_group(library="django", relationship=relationship, fingerprint=shape, count=100, ms=500)
+    assert load in only(ask(NPlusOneQuery, alike(raw, run_ms=1_000))).recommendation.snippet

@@ -2,7 +2,8 @@
 
 ## What it looks for
 
-At least `commits` commits from one line in an execution, with at most `writes_per_commit` rows written for each.
+At least `commits` commits from one line in an execution, with at most `writes_per_commit` rows written for each. Django
+and asyncpg commit every write by itself that runs outside of a transaction: there a write is a commit too.
 
 ## Why it costs time
 
@@ -67,7 +68,13 @@ class CommitPerRow(TimeRule):
             per_commit = writes / commits
             if not self.limits.writes_per_commit_least <= per_commit <= self.limits.writes_per_commit:
                 continue
-            saving = measure.batching_saving(calls.count, calls.total_ms, calls.fastest_ms, self.limits.batch_size)
+            plain_ms = _plain_ms(calls, executions)
+            saving = measure.batching_saving(
+                calls.count,
+                max(0.0, calls.total_ms - calls.count * plain_ms),
+                max(0.0, calls.fastest_ms - plain_ms),
+                self.limits.batch_size,
+            )
             if saving[1] >= self.limits.least_ms:
                 yield self._describe(calls, per_commit, saving, whole, executions)
 
@@ -80,12 +87,13 @@ class CommitPerRow(TimeRule):
         executions: Sequence[Execution],
     ) -> Finding:
         first = calls.first
+        what = "writes that commit by themselves" if _commits_alone(first) else "commits"
         growth = round_trips.growth(calls)
         severity = self.severity(saving[1], whole, calls=calls.count, grows=growth.proven)
         confidence = 0.85 + 0.07 * growth.proven
         evidence = [
             measure.calls_evidence(
-                f"{words_count(calls.count)} commits for {words_count(per_commit)} written rows each take "
+                f"{words_count(calls.count)} {what} for {words_count(per_commit)} written rows each take "
                 f"{words_ms(calls.total_ms)} of {words_ms(whole)} in the job",
                 [calls],
             )
@@ -106,12 +114,12 @@ class CommitPerRow(TimeRule):
         return self.finding(
             severity=severity,
             confidence=confidence,
-            title=f"{words_count(calls.count)} commits from {first.callsite or 'an unknown line'}, "
+            title=f"{words_count(calls.count)} {what} from {first.callsite or 'an unknown line'}, "
             f"one for each {'row' if per_commit < 1.5 else f'{words_count(per_commit)} rows'}",
             cost_ms=calls.total_ms,
             saving=saving,
             text="Commit once for all, or once for each chunk. A savepoint for each item keeps one failure from losing "
-            "the others.",
+            "the others." + (_BY_ITSELF if _commits_alone(first) else ""),
             snippet=_snippet(first),
             callsite=first.callsite,
             calls=round(calls.count),
@@ -119,8 +127,29 @@ class CommitPerRow(TimeRule):
         )
 
 
+#: Libraries that open no transaction unless they are told to: a write outside of one is committed with it.
+_COMMITTING = frozenset({"django", "asyncpg"})
+_BY_ITSELF = " Outside of a transaction each write is one, which the database flushes to disk before it answers."
+
+
+def _commits_alone(group: SpanGroup) -> bool:
+    return group.effect == "write" and group.library in _COMMITTING and not group.in_transaction
+
+
 def _is_commit(group: SpanGroup) -> bool:
-    return group.effect == "transaction" and group.operation.upper() in ("COMMIT", "END")
+    return _commits_alone(group) or (group.effect == "transaction" and group.operation.upper() in ("COMMIT", "END"))
+
+
+def _plain_ms(calls: Calls, executions: Sequence[Execution]) -> float:
+    """Of a write that commits by itself: what it takes without the commit, by the fastest query of the database, or else
+    half of the fastest write. A commit by itself is nothing else."""
+    if not _commits_alone(calls.first):
+        return 0.0
+    target = calls.first.target
+    reads = measure.merge_calls(
+        executions, "sql", where=lambda group: group.effect == "read" and group.target == target
+    )
+    return min([calls.fastest_ms / 2, *(each.fastest_ms for each in reads)])
 
 
 def _line(group: SpanGroup) -> tuple[str, ...]:
@@ -155,6 +184,21 @@ def _outside_effects(executions: Sequence[Execution]) -> float:
 
 
 def _snippet(group: SpanGroup) -> str:
+    if group.library == "django":
+        return (
+            f"# instead of the save in the loop at {group.callsite}\n"
+            "for chunk in itertools.batched(items, 500):  # Python 3.12+\n"
+            "    with transaction.atomic():\n"
+            "        for item in chunk:\n"
+            "            item.save()  # or once: Model.objects.bulk_update(chunk, [...])"
+        )
+    if group.library == "asyncpg":
+        return (
+            f"# around the loop at {group.callsite}\n"
+            "async with connection.transaction():\n"
+            "    for item in items:\n"
+            "        ..."
+        )
     if group.library == "sqlalchemy":
         return (
             f"# instead of the commit in the loop at {group.callsite}\n"

@@ -202,6 +202,8 @@ def carries_many(group: SpanGroup) -> bool:
 
 
 def _cure(group: SpanGroup) -> tuple[str, str]:
+    if group.relationship and group.library == "django":
+        return _django_cure(group)
     if group.relationship:
         model, _, attribute = group.relationship.rpartition(".")
         model = model.rpartition(".")[2] or "Model"
@@ -223,6 +225,23 @@ def _cure(group: SpanGroup) -> tuple[str, str]:
     return text, _in_snippet(group, column)
 
 
+def _django_cure(group: SpanGroup) -> tuple[str, str]:
+    """A row's own key is what a foreign key asks for, another column what the rows that point at it have."""
+    model, _, attribute = group.relationship.rpartition(".")
+    many = round_trips.plural(model.lower())
+    one = round_trips.bare_name(round_trips.looked_up_column(group.fingerprint)) == "id"
+    load = "select_related" if one else "prefetch_related"
+    text = f"Load {group.relationship} with the rows that need it, by {load}(). "
+    if one:
+        text += "The loop's lazy loads become a join. A field that was deferred is loaded without defer() and only()."
+    else:
+        text += (
+            "The loop's lazy loads become one more query, whatever the number of rows. What is filtered in the loop "
+            "needs a Prefetch() with that filter."
+        )
+    return text, (f'# where the {many} are loaded for {group.callsite}\n{many} = {model}.objects.{load}("{attribute}")')
+
+
 def _in_snippet(group: SpanGroup, column: str) -> str:
     values = round_trips.plural(column)
     shape = round_trips.shortened(group.fingerprint)
@@ -233,6 +252,13 @@ def _in_snippet(group: SpanGroup, column: str) -> str:
         return (
             f"# before the loop that reaches {group.callsite}\n"
             f"rows = session.execute(select({table}).where({table}.c.{column}.in_({values}))).all()\n{lookup}"
+        )
+    if group.library == "django":
+        tables = fingerprint.sql(group.fingerprint).tables
+        model = round_trips.bare_name(tables[0]).rpartition("_")[2].title() if tables else "Model"
+        return (
+            f"# before the loop that reaches {group.callsite}\n"
+            f"rows = {model}.objects.filter({column}__in={values})\n{lookup}"
         )
     if group.library.startswith("psycopg"):
         statement = round_trips.in_query(shape, "= ANY(%s)").replace("?", "%s")
