@@ -141,7 +141,7 @@ def _is_commit(group: SpanGroup) -> bool:
 
 
 def _plain_ms(calls: Calls, executions: Sequence[Execution]) -> float:
-    """Of a write that commits by itself: what it takes without the commit, by the fastest query of the database, or else
+    """Of a write that commits by itself: what it takes without the commit, by the fastest query of the database or by
     half of the fastest write. A commit by itself is nothing else."""
     if not _commits_alone(calls.first):
         return 0.0
