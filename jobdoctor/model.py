@@ -238,14 +238,44 @@ class Rusage(Struct, frozen=True, omit_defaults=True):
     block_writes: int = 0
 
 
+class StackFrame(Struct, frozen=True, array_like=True):
+    """A line of code on a stack."""
+
+    callsite: str  # "app/img.py:40"
+    function: str
+    application: bool  # neither a library's nor the standard library's
+
+
+#: What ended an execution. ``memory-limit`` is a MemoryError under a limit of the process and ``file-limit`` an OSError
+#: under RLIMIT_FSIZE (the process lived on); ``cpu-limit`` is SIGXCPU; ``shutdown`` a worker that was told twice to
+#: stop; ``exit`` a process that left without RQ; ``segfault`` any fault of native code (SIGSEGV, SIGBUS, SIGILL,
+#: SIGFPE, SIGABRT). ``timeout`` without a signal is RQ's exception.
+DEATH_CAUSES = (
+    "oom", "timeout", "signal", "stopped", "shutdown", "segfault", "exit", "memory-limit", "cpu-limit", "file-limit",
+    "lost-worker", "unknown",
+)  # fmt: skip
+
+
 class Death(Struct, frozen=True, omit_defaults=True):
-    """How the horse died, when it did not end by itself."""
+    """How the horse died, when it did not end by itself; or what cut the job, while the horse lived on (``signal`` 0
+    and no ``exit_code``: RQ's timeout, a memory limit)."""
 
     signal: int = 0
     exit_code: int | None = None
-    cause: str = "unknown"  # "oom", "timeout", "signal", "stopped", "segfault", "exit", "unknown"
+    cause: str = "unknown"  # one of DEATH_CAUSES
     last_rss_bytes: int = 0
     in_flight: str = ""  # the call it was in, in words
+    suspect: str = ""  # one sentence: who or what ended it, and what it was doing
+    certain: bool = False  # false: the cause is inferred
+    peak_rss_bytes: int = 0
+    limit: str = ""  # the limit it met: "cgroup", "machine", "RLIMIT_AS", "RLIMIT_CPU", ...
+    limit_value: int = 0  # in bytes, or in seconds for RLIMIT_CPU
+    oom_kills: int | None = None  # the out-of-memory killer's victims in its control group meanwhile; None: not known
+    stack: list[StackFrame] = field(default_factory=list)  # last known, of the job's thread, innermost first
+    stack_source: str = ""  # "fault" (as it died), "observed" (from outside), "exception", "call" (of that in flight)
+    stack_age_ns: int = 0  # how long before the end it was seen
+    stack_held_ns: int = 0  # how long the application had been at that line then, as far as it was looked at
+    threads: list[list[StackFrame]] = field(default_factory=list)  # of other threads, bounded
 
 
 class LedgerPart(Struct, frozen=True):
@@ -436,6 +466,24 @@ class Mark(Struct, frozen=True):
     at_ns: int
 
 
+class Prediction(Struct, frozen=True):
+    """What a finding promised, kept so that it can be held against what came of it. Times are ms for each execution.
+
+    ``before_ms`` is the mean run then, or the mean from enqueue to reap for a finding around the job.
+    """
+
+    job: str
+    code: str
+    callsite: str
+    title: str
+    where: Where
+    at_ns: int
+    before_ms: float
+    low_ms: float
+    mid_ms: float
+    high_ms: float
+
+
 class Bucket(Struct, frozen=True):
     """One minute (or a coarser step) of a job on a queue, from the rollups."""
 
@@ -470,6 +518,7 @@ class JobHistory(Struct, frozen=True):
     marks: list[Mark] = field(default_factory=list)
     slo_ms: float | None = None
     lost: int = 0  # recordings known to be lost before they reached the store
+    predictions: list[Prediction] = field(default_factory=list)  # made before now, oldest first
 
 
 # ----------------------------------------------------------------------------------------------------------- diagnosis
@@ -550,6 +599,16 @@ class Change(Struct, frozen=True):
     mark: Mark | None = None  # the deploy or incident that it came with
 
 
+class KeptPrediction(Struct, frozen=True):
+    """A prediction and what came of it after the deploy that followed."""
+
+    prediction: Prediction
+    deploy: Mark
+    status: Literal["came true", "more", "less", "not applied", "too early"]
+    after_ms: float  # mean since the deploy, as ``before_ms`` is meant; 0 when it is too early
+    executions: int  # since the deploy
+
+
 class Diagnosis(Struct, frozen=True):
     """The outcome of walking the checklist over a history."""
 
@@ -559,3 +618,4 @@ class Diagnosis(Struct, frozen=True):
     findings: list[Finding]
     ledger: list[LedgerPart]  # mean of the executions looked at, in ns, DESIGN's order
     changes: list[Change] = field(default_factory=list)  # oldest first
+    kept: list[KeptPrediction] = field(default_factory=list)  # newest first

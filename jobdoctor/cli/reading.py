@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
 from jobdoctor.cli.output import note
 from jobdoctor.cli.progress import progress
-from jobdoctor.errors import UnknownJobError
+from jobdoctor.errors import StoreError, UnknownJobError
 from jobdoctor.model import Diagnosis
 
 if TYPE_CHECKING:
@@ -47,6 +49,14 @@ def diagnosis_of(store: Store, settings: Settings, job: str, job_id: str | None,
     if job in settings.slo_ms:
         history = replace(history, slo_ms=settings.slo_ms[job])
     return diagnose(history, overrides=settings.limits)
+
+
+def keep_promises(store: Store, diagnosis: Diagnosis) -> None:
+    """What the findings of a whole job promise to somebody who has read them, for the report after the next deploy."""
+    from jobdoctor.diagnosis.predictions import predictions
+
+    with suppress(StoreError):  # who may only read the store has the report all the same
+        store.remember(predictions(diagnosis.history, diagnosis.findings, time.time_ns()))
 
 
 def each_diagnosis(

@@ -13,7 +13,7 @@ import click
 
 from jobdoctor.cli.options import format_option, quiet_option, since_option, store_option, url_option
 from jobdoctor.cli.output import note, print_text, wants_color, write_file
-from jobdoctor.cli.reading import diagnosis_of, drained, each_diagnosis, recorded_jobs
+from jobdoctor.cli.reading import diagnosis_of, drained, each_diagnosis, keep_promises, recorded_jobs
 from jobdoctor.errors import ConfigError, OutputError
 from jobdoctor.model import Diagnosis
 
@@ -119,12 +119,17 @@ def _report_one(store: Store, settings: Settings, job: str, wanted: _Wanted) -> 
     diagnosis = diagnosis_of(store, settings, name, job_id, wanted.since)
     to_stdout = wanted.output == STANDARD_OUTPUT or (wanted.output is None and wanted.format_ != "html")
     text = _render(diagnosis, wanted.format_, wanted.source, color=to_stdout and wants_color())
+    whole = job_id is None and wanted.since is None
     if to_stdout:
         print_text(text)
+        if whole:
+            keep_promises(store, diagnosis)
         return
     subject = name if job_id is None else f"{name}-{job_id}"
     path = Path(wanted.output) if wanted.output else FOLDER / file_name(subject, wanted.format_)
     write_file(path, text)
+    if whole:
+        keep_promises(store, diagnosis)
     if not wanted.quiet:
         _say_verdict(diagnosis, path)
     if wanted.open_:
@@ -150,6 +155,8 @@ def _report_all(store: Store, settings: Settings, wanted: _Wanted) -> None:
         context = _context(diagnosis, wanted.source)
         name = file_name(diagnosis.history.job, "html")
         write_file(folder / name, render(context))
+        if wanted.since is None:
+            keep_promises(store, diagnosis)
         rows.append(IndexRow(context, name))
     index = folder / "index.html"
     write_file(index, render_index(rows))

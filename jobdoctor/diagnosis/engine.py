@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from msgspec.structs import replace
 
-from jobdoctor.diagnosis import measure, over_time, registry
+from jobdoctor.diagnosis import measure, over_time, predictions, registry
 from jobdoctor.diagnosis.rule import NotChecked, Rule
 from jobdoctor.diagnosis.verdict import reach_verdict
 from jobdoctor.errors import ConfigError
@@ -53,6 +53,7 @@ def diagnose(
         findings=findings,
         ledger=measure.mean_ledger(looked_at) if looked_at else [],
         changes=changes,
+        kept=predictions.kept(history, lambda since: diagnose(since, overrides=overrides, rules=rules).findings),
     )
 
 

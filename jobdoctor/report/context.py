@@ -14,6 +14,7 @@ from jobdoctor._version import __version__
 from jobdoctor.model import (
     Diagnosis,
     Execution,
+    KeptPrediction,
     LockWait,
     Payload,
     Quantiles,
@@ -35,6 +36,7 @@ from jobdoctor.report.timeline import Timeline, Usage, timeline, usage
 
 SHOWN_LOCKS = 20
 SHOWN_TRIGGERS = 12
+SHOWN_PREDICTIONS = 8
 #: Main findings on the report's first screen.
 TOP_FINDINGS = 3
 
@@ -92,6 +94,7 @@ class ReportContext(Struct, frozen=True):
     timeline: Timeline | None
     usage: Usage | None
     over_time: OverTime
+    kept: list[KeptPrediction]
     wait_distribution: Distribution | None
     run_distribution: Distribution | None
     exemplars: list[Exemplar]
@@ -146,6 +149,7 @@ def build_context(diagnosis: Diagnosis, source_root: Path | None = None) -> Repo
         timeline=timeline(executions),
         usage=usage(executions),
         over_time=over_time(diagnosis),
+        kept=diagnosis.kept[:SHOWN_PREDICTIONS],
         wait_distribution=distribution(waits or [execution.wait_ns / 1e6 for execution in executions]),
         run_distribution=distribution(runs or [execution.run_ns / 1e6 for execution in executions]),
         exemplars=exemplars(executions),

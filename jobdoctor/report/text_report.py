@@ -11,6 +11,7 @@ from rich.text import Text
 
 from jobdoctor import words
 from jobdoctor.model import STEP_TITLES, Check, Finding
+from jobdoctor.report import predictions
 from jobdoctor.report.context import ReportContext
 from jobdoctor.report.findings import FindingView, StepView
 from jobdoctor.report.ledger import LedgerEntry
@@ -183,6 +184,10 @@ def _over_time(console: Console, report: ReportContext) -> None:
         _heading(console, "What changed")
         for change in report.over_time.changes:
             _item(console, "- ", change, "", 2)
+    if report.kept:
+        _heading(console, "What became of predictions")
+        for kept in report.kept:
+            _item(console, "- ", predictions.sentence(kept), "", 2)
 
 
 def _checklist(console: Console, report: ReportContext) -> None:

@@ -13,8 +13,8 @@ from sqlalchemy.dialects import postgresql, sqlite
 from jobdoctor import wire
 from jobdoctor.config import Retention
 from jobdoctor.errors import StoreError, UnknownJobError
-from jobdoctor.model import Execution, JobHistory, Mark, TraceRow
-from jobdoctor.store import exemplars, rollups, sessions, tables, trace
+from jobdoctor.model import Execution, JobHistory, Mark, Prediction, TraceRow
+from jobdoctor.store import exemplars, predictions, rollups, sessions, tables, trace
 from jobdoctor.store.database import Database
 
 #: Ids remembered against a second delivery. An entry can come again only while it is on the stream, which holds a
@@ -121,6 +121,12 @@ class Store:
             )
         return mark
 
+    def remember(self, made: Sequence[Prediction]) -> None:
+        """Keep what findings promised, for the report after the next deploy."""
+        if made:
+            with self._database.writing() as connection:
+                predictions.remember(connection, made)
+
     def prune(self, retention: Retention | None = None, *, now_ns: int | None = None) -> None:
         """Throw away what is older or more than the retention allows, and make hours of old minutes."""
         kept = retention or self.retention
@@ -141,6 +147,7 @@ class Store:
             connection.execute(delete(tables.exemplars).where(tables.exemplars.c.job.not_in(select(tables.jobs.c.job))))
             connection.execute(delete(tables.losses).where(tables.losses.c.at_ns < forgotten_ns))
             connection.execute(delete(tables.marks).where(tables.marks.c.at_ns < forgotten_ns))
+            connection.execute(delete(tables.predictions).where(tables.predictions.c.at_ns < forgotten_ns))
             old = select(tables.exemplars.c.job).where(tables.exemplars.c.reaped_at_ns < since_ns).distinct()
             for job in connection.execute(old).scalars().all():
                 candidates = self._candidates(connection, [job])[job]
@@ -351,6 +358,7 @@ class Store:
                 marks=self._marks(connection, from_ns, until_ns),
                 slo_ms=next((one.slo_ms for one in executions if one.slo_ms is not None), None),
                 lost=self._lost(connection, since_ns, until_ns),
+                predictions=predictions.of_job(connection, job) if job_id is None else [],
             )
 
     def _executions(

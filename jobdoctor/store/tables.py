@@ -7,7 +7,7 @@ tables. Instants are ns since the epoch.
 
 from __future__ import annotations
 
-from sqlalchemy import BigInteger, Boolean, Column, Index, Integer, LargeBinary, MetaData, Table, Text
+from sqlalchemy import BigInteger, Boolean, Column, Double, Index, Integer, LargeBinary, MetaData, Table, Text
 
 #: Raised by every change that an older jobdoctor could not read or would write wrongly.
 SCHEMA_VERSION = 1
@@ -123,6 +123,23 @@ marks = Table(
     Column("at_ns", BigInteger, primary_key=True),
     Column("kind", Text, primary_key=True),
     Column("label", Text, primary_key=True),
+)
+
+#: What findings promised, for each the last time before a deploy: the fields of model.Prediction.
+predictions = Table(
+    "jobdoctor_predictions",
+    metadata,
+    Column("job", Text, primary_key=True),
+    Column("code", Text, primary_key=True),
+    Column("callsite", Text, primary_key=True),
+    Column("first_at_ns", BigInteger, primary_key=True),
+    Column("at_ns", BigInteger, nullable=False),
+    Column("title", Text, nullable=False),
+    Column("side", Text, nullable=False),  # inside or around; ``where`` is a word of SQL
+    Column("before_ms", Double, nullable=False),
+    Column("low_ms", Double, nullable=False),
+    Column("mid_ms", Double, nullable=False),
+    Column("high_ms", Double, nullable=False),
 )
 
 #: Recordings known to be lost before they reached the store, by why and by minute.

@@ -20,7 +20,7 @@ from jobdoctor.cli.main import cli
 from jobdoctor.cli.report import file_name
 from jobdoctor.report import schema
 from jobdoctor.store import Store
-from tests.builders import EPOCH_NS, SECOND
+from tests.builders import EPOCH_NS, SECOND, make_execution
 from tests.report import diagnoses
 
 JOB = "app.tasks.sync_orders"
@@ -306,3 +306,23 @@ def test_file_names_are_safe(job: str, name: str) -> None:
     assert "/" not in found
     assert len(found) < 200
     assert file_name("a/b", "html") != file_name("a_b", "html") != file_name("a:b", "html")
+
+
+def test_what_a_report_promised_is_judged_after_the_next_deploy(filled: Path, invoke: Invoke) -> None:
+    assert "became of predictions" not in invoke(JOB, "--format", "text").stdout
+    with Store.open("sqlite:///jobdoctor.db") as store:
+        [promised] = [one for one in store.history(JOB).predictions if one.code == "JD401"]
+        assert promised.low_ms < promised.mid_ms < promised.before_ms
+        store.add_mark("deploy", "3f9c2ab")
+        now_ms = (time.time_ns() - EPOCH_NS) / 1e6 + 5_000
+        store.add([make_execution(run_ms=90, at_ms=now_ms + number) for number in range(6)])
+    text = " ".join(invoke(JOB, "--format", "text").stdout.split())
+    assert "JD401 promised" in text
+    assert "since deploy 3f9c2ab it is 90 ms" in text
+
+
+def test_a_look_at_a_part_promises_nothing(filled: Path, invoke: Invoke) -> None:
+    invoke(JOB, "--format", "text", "--since", "2026-01-01T00:00")
+    invoke("execution-1", "--format", "text")
+    with Store.open("sqlite:///jobdoctor.db") as store:
+        assert store.history(JOB).predictions == []

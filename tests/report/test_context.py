@@ -9,7 +9,19 @@ import pytest
 from msgspec.structs import replace
 
 from jobdoctor.diagnosis.engine import diagnose
-from jobdoctor.model import Check, LedgerPart, Mark, Payload, PayloadNode, ProbeStatus, Sample, Span
+from jobdoctor.model import (
+    Check,
+    KeptPrediction,
+    LedgerPart,
+    Mark,
+    Payload,
+    PayloadNode,
+    Prediction,
+    ProbeStatus,
+    Sample,
+    Span,
+)
+from jobdoctor.report import predictions
 from jobdoctor.report.calls import call_table
 from jobdoctor.report.charts import WIDTH, legend, stack
 from jobdoctor.report.context import build_context
@@ -358,3 +370,22 @@ def test_a_handful_of_executions_has_no_course() -> None:
     course = build_context(diagnose(make_history([make_execution() for _ in range(5)]))).over_time
     assert course.courses == []
     assert course.changes == []
+
+
+@pytest.mark.parametrize(
+    ("status", "after_ms", "said"),
+    [
+        ("came true", 400.0, "it is 400 ms, 600 ms given back: as promised"),
+        ("less", 1_100.0, "it is 1.1 s, 100 ms slower: less than promised"),
+        ("not applied", 990.0, "JD401 is still found, so it was not applied"),
+        ("too early", 0.0, "there are 2 executions: too early to tell"),
+    ],
+)
+def test_what_became_of_a_prediction_in_words(status: str, after_ms: float, said: str) -> None:
+    promised = Prediction(
+        "app.job", "JD401", "app/tasks.py:41", "412 queries", "inside", EPOCH_NS, 1_000, 500, 600, 700
+    )
+    one = KeptPrediction(promised, Mark("deploy", "3f9c2ab", EPOCH_NS), status, after_ms, 2)  # type: ignore[arg-type]
+    sentence = predictions.sentence(one)
+    assert sentence.startswith("JD401 promised 600 ms (500 ms to 700 ms) of 1.0 s a run; since deploy 3f9c2ab ")
+    assert sentence.endswith(said)
