@@ -14,8 +14,9 @@ from types import ModuleType
 from typing import Any, ClassVar
 
 from jobdoctor.capture import recorder
+from jobdoctor.capture.calls import inside
 from jobdoctor.capture.foreign import foreign as foreign
-from jobdoctor.capture.recorder import Call, Recorder
+from jobdoctor.capture.recorder import Call, Recorder, Shape
 from jobdoctor.model import ProbeStatus
 
 _MISSING: Any = object()
@@ -108,67 +109,86 @@ End = Callable[[Recorder, Call, tuple[Any, ...], Any], None]
 Fail = Callable[[Recorder, Call, BaseException], None]
 
 
-def _plain_end(_rec: Recorder, call: Call, _args: tuple[Any, ...], _result: Any) -> None:
-    call.end()
+def occupied(rec: Recorder) -> bool:
+    """Whether a recorded call is in progress around this one, which is part of it then. Cheap: to be asked first."""
+    outer = inside.get()
+    return outer is not None and not outer.ended and outer.recorder is rec
 
 
-def _plain_fail(_rec: Recorder, call: Call, error: BaseException) -> None:
-    call.end(error)
+def renewed(rec: Recorder, shape: Shape) -> Shape:
+    """A shape kept from another execution, as it is in this one."""
+    channel, operation, text, target, library, effect, related = shape.identity
+    return rec.shape(channel, operation, text, target=target, library=library, effect=effect, relationship=related)
 
 
-def recorded(original: Callable[..., Any], begin: Begin, end: End = _plain_end) -> Callable[..., Any]:
+def recorded(original: Callable[..., Any], begin: Begin, end: End | None = None) -> Callable[..., Any]:
     """A wrapper that records each call of ``original``, which returns when it is done.
 
-    ``begin`` makes the call or says None; ``end`` closes it when the original returned. An exception closes it as an
-    error. ``args`` are those of the call, the instance first for methods.
+    ``begin`` makes the call or says None; it is not asked inside another recorded call. ``end`` closes the call when
+    the original returned. An exception closes it as an error. ``args`` are those of the call, the instance first for
+    methods.
     """
 
     @functools.wraps(original)
     def wrapper(*args: Any, **kwargs: Any) -> Any:
         rec = recorder.current
-        call = _guarded_begin(begin, rec, args, kwargs) if rec is not None and not rec.silent else None
-        if rec is None or call is None:
+        if rec is None or rec.silent or occupied(rec):
+            return original(*args, **kwargs)
+        call = None
+        try:
+            call = begin(rec, args, kwargs)
+        except Exception as error:
+            if foreign(error):
+                raise
+        if call is None:
             return original(*args, **kwargs)
         try:
             result = original(*args, **kwargs)
         except BaseException as error:
             call.end(error)
             raise
-        _guarded_end(end, rec, call, args, result)
+        if end is None:
+            call.end()
+        else:
+            _guarded_end(end, rec, call, args, result)
         return result
 
     return wrapper
 
 
 def recorded_async(
-    original: Callable[..., Any], begin: Begin, end: End = _plain_end, fail: Fail = _plain_fail
+    original: Callable[..., Any], begin: Begin, end: End | None = None, fail: Fail | None = None
 ) -> Callable[..., Any]:
     """As ``recorded``, for a coroutine function. ``fail`` closes the call when the original raised."""
 
     @functools.wraps(original)
     async def wrapper(*args: Any, **kwargs: Any) -> Any:
         rec = recorder.current
-        call = _guarded_begin(begin, rec, args, kwargs) if rec is not None and not rec.silent else None
-        if rec is None or call is None:
+        if rec is None or rec.silent or occupied(rec):
+            return await original(*args, **kwargs)
+        call = None
+        try:
+            call = begin(rec, args, kwargs)
+        except Exception as error:
+            if foreign(error):
+                raise
+        if call is None:
             return await original(*args, **kwargs)
         try:
             result = await original(*args, **kwargs)
         except BaseException as error:
-            _guarded_fail(fail, rec, call, error)
+            if fail is None:
+                call.end(error)
+            else:
+                _guarded_fail(fail, rec, call, error)
             raise
-        _guarded_end(end, rec, call, args, result)
+        if end is None:
+            call.end()
+        else:
+            _guarded_end(end, rec, call, args, result)
         return result
 
     return wrapper
-
-
-def _guarded_begin(begin: Begin, rec: Recorder, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call | None:
-    try:
-        return begin(rec, args, kwargs)
-    except Exception as error:
-        if foreign(error):
-            raise
-        return None
 
 
 def _guarded_end(end: End, rec: Recorder, call: Call, args: tuple[Any, ...], result: Any) -> None:

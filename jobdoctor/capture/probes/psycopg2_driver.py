@@ -8,10 +8,11 @@ from types import ModuleType
 from typing import Any, ClassVar
 
 from jobdoctor.capture import recorder
-from jobdoctor.capture.probes.base import Probe, foreign
+from jobdoctor.capture.probes.base import Probe, foreign, occupied
 from jobdoctor.capture.probes.statements import (
     Statement,
     begin_connect,
+    follow,
     in_transaction,
     postgresql,
     postgresql_target,
@@ -24,6 +25,8 @@ LIBRARY = "psycopg2"
 
 def _begin(rec: Recorder, connection: Any, query: Any, parameters: Any, many: bool) -> Statement | None:
     try:
+        if occupied(rec):
+            return None  # an ORM's call, nearly always
         if not isinstance(query, (str, bytes)):
             query = query.as_string(connection)
         return postgresql(rec, connection, LIBRARY).begin(rec, query, parameters, many)
@@ -45,7 +48,7 @@ def _run(cursor: Any, original: Callable[..., Any], query: Any, parameters: Any,
         track(rec, cursor.connection, in_transaction(cursor.connection))
         raise
     statement.finish(cursor.rowcount)
-    track(rec, cursor.connection, in_transaction(cursor.connection))
+    follow(rec, cursor.connection, statement.begun[1])
     return result
 
 

@@ -9,10 +9,12 @@ from types import ModuleType
 from typing import Any, ClassVar
 
 from jobdoctor.capture import recorder
-from jobdoctor.capture.probes.base import Probe, foreign, let_through
+from jobdoctor.capture.probes.base import Probe, foreign, let_through, occupied
 from jobdoctor.capture.probes.statements import (
+    Begun,
     Statement,
     begin_connect,
+    follow,
     in_transaction,
     postgresql,
     postgresql_target,
@@ -23,40 +25,50 @@ from jobdoctor.capture.recorder import Call, Recorder
 LIBRARY = "psycopg"
 
 
-def _begin(rec: Recorder, cursor: Any, args: tuple[Any, ...], kwargs: dict[str, Any], many: bool) -> Statement | None:
+def _begin(rec: Recorder, cursor: Any, args: tuple[Any, ...], kwargs: dict[str, Any], many: bool) -> Begun | None:
+    if occupied(rec):
+        return None  # an ORM's call, nearly always
     try:
         query: Any = args[0] if args else kwargs.get("query", kwargs.get("statement"))
         parameters = args[1] if len(args) > 1 else kwargs.get("params_seq" if many else "params")
-        if not isinstance(query, (str, bytes)):
+        if type(query) is not str and not isinstance(query, (str, bytes)):
             query = query.as_string(cursor) if hasattr(query, "as_string") else str(query)
-        return postgresql(rec, cursor.connection, LIBRARY).begin(rec, query, parameters, many)
+        return postgresql(rec, cursor.connection, LIBRARY).launch(rec, query, parameters, many)
     except Exception as error:
         if foreign(error):
             raise
         return None
 
 
-def _end(rec: Recorder, cursor: Any, statement: Statement, error: BaseException | None) -> None:
-    if error is not None:
-        statement.fail(error)
-    else:
-        statement.finish(cursor.rowcount)
-    track(rec, cursor.connection, in_transaction(cursor.connection))
+def _end(rec: Recorder, cursor: Any, begun: Begun, error: BaseException | None) -> None:
+    try:
+        connection = cursor.connection
+        database = postgresql(rec, connection, LIBRARY)
+        if error is not None:
+            database.fail(rec, begun, error)
+            track(rec, connection, in_transaction(connection))
+        else:
+            database.finish(rec, begun, cursor.rowcount)
+            follow(rec, connection, begun[1])
+    except Exception as failure:
+        begun[0].end(error)
+        if foreign(failure):
+            raise
 
 
 def _execute(original: Callable[..., Any], many: bool) -> Callable[..., Any]:
     @functools.wraps(original)
     def execute(self: Any, *args: Any, **kwargs: Any) -> Any:
         rec = recorder.current
-        statement = _begin(rec, self, args, kwargs, many) if rec is not None else None
-        if rec is None or statement is None:
+        begun = _begin(rec, self, args, kwargs, many) if rec is not None else None
+        if rec is None or begun is None:
             return original(self, *args, **kwargs)
         try:
             result = original(self, *args, **kwargs)
         except BaseException as error:
-            _end(rec, self, statement, error)
+            _end(rec, self, begun, error)
             raise
-        _end(rec, self, statement, None)
+        _end(rec, self, begun, None)
         return result
 
     return execute
@@ -66,15 +78,15 @@ def _execute_async(original: Callable[..., Any], many: bool) -> Callable[..., An
     @functools.wraps(original)
     async def execute(self: Any, *args: Any, **kwargs: Any) -> Any:
         rec = recorder.current
-        statement = _begin(rec, self, args, kwargs, many) if rec is not None else None
-        if rec is None or statement is None:
+        begun = _begin(rec, self, args, kwargs, many) if rec is not None else None
+        if rec is None or begun is None:
             return await original(self, *args, **kwargs)
         try:
             result = await original(self, *args, **kwargs)
         except BaseException as error:
-            _end(rec, self, statement, error)
+            _end(rec, self, begun, error)
             raise
-        _end(rec, self, statement, None)
+        _end(rec, self, begun, None)
         return result
 
     return execute
@@ -141,19 +153,19 @@ def _copy(original: Callable[..., Any]) -> Callable[..., Any]:
     @contextmanager
     def copy(self: Any, *args: Any, **kwargs: Any) -> Iterator[Any]:
         rec = recorder.current
-        statement = _begin(rec, self, args, kwargs, False) if rec is not None else None
-        if rec is None or statement is None:
+        begun = _begin(rec, self, args, kwargs, False) if rec is not None else None
+        if rec is None or begun is None:
             with original(self, *args, **kwargs) as stream:
                 yield stream
             return
-        let_through(statement.call)  # what the job reads meanwhile is its own
+        let_through(begun[0])  # what the job reads meanwhile is its own
         try:
             with original(self, *args, **kwargs) as stream:
                 yield stream
         except BaseException as error:
-            _end(rec, self, statement, error)
+            _end(rec, self, begun, error)
             raise
-        _end(rec, self, statement, None)
+        _end(rec, self, begun, None)
 
     return copy
 
@@ -163,19 +175,19 @@ def _copy_async(original: Callable[..., Any]) -> Callable[..., Any]:
     @asynccontextmanager
     async def copy(self: Any, *args: Any, **kwargs: Any) -> AsyncIterator[Any]:
         rec = recorder.current
-        statement = _begin(rec, self, args, kwargs, False) if rec is not None else None
-        if rec is None or statement is None:
+        begun = _begin(rec, self, args, kwargs, False) if rec is not None else None
+        if rec is None or begun is None:
             async with original(self, *args, **kwargs) as stream:
                 yield stream
             return
-        let_through(statement.call)
+        let_through(begun[0])
         try:
             async with original(self, *args, **kwargs) as stream:
                 yield stream
         except BaseException as error:
-            _end(rec, self, statement, error)
+            _end(rec, self, begun, error)
             raise
-        _end(rec, self, statement, None)
+        _end(rec, self, begun, None)
 
     return copy
 

@@ -15,13 +15,18 @@ from typing import Any, ClassVar
 from jobdoctor.capture import recorder
 from jobdoctor.capture.probes.base import Probe, foreign
 from jobdoctor.capture.probes.statements import (
+    Begun,
     Database,
+    Session,
     Statement,
     in_transaction,
     knows_its_session,
+    open_transactions,
     postgresql,
     postgresql_target,
     relationship,
+    session_of,
+    sessions,
     track,
 )
 from jobdoctor.capture.recorder import Recorder
@@ -69,36 +74,84 @@ def _driver(connection: Any) -> Any:
     return getattr(connection, "_connection", connection)
 
 
+def _session(rec: Recorder, dialect: Any, cursor: Any, context: Any) -> Session:
+    """What is remembered of a cursor's connection, made ready for this execution."""
+    connection = _connection(cursor, context)
+    if dialect.name == "postgresql" and knows_its_session(connection):
+        postgresql(rec, connection, dialect.driver)
+    session = session_of(connection)
+    if session.dialect is not dialect:
+        session.orm = database_of(dialect, connection, context)
+        session.dialect = dialect
+    session.generation = rec.generation
+    return session
+
+
+def _connection(cursor: Any, context: Any) -> Any:
+    return _driver(getattr(cursor, "connection", None) or context.root_connection.connection)
+
+
 def _begin(
     rec: Recorder, dialect: Any, cursor: Any, statement: Any, parameters: Any, context: Any, many: bool
-) -> tuple[Statement, Any] | None:
+) -> Begun | None:
     try:
-        connection = _driver(getattr(cursor, "connection", None) or context.root_connection.connection)
-        database = database_of(dialect, connection, context)
-        if database is None:
-            return None
-        if dialect.name == "postgresql" and knows_its_session(connection):
-            postgresql(rec, connection, dialect.driver)
-        begun = database.begin(rec, statement, parameters, many)
-        return (begun, connection) if begun is not None else None
+        # A connection seen before in this execution is the driver's own, or it would not be remembered.
+        connection = getattr(cursor, "connection", None)
+        session = sessions.get(id(connection))
+        if (
+            session is None
+            or session.generation is not rec.generation
+            or session.dialect is not dialect
+            or session.reference() is not connection
+        ):
+            session = _session(rec, dialect, cursor, context)
+        database = session.orm
+        return database.launch(rec, statement, parameters, many) if database is not None else None
     except Exception as error:
         if foreign(error):
             raise
         return None
 
 
-def _finish(rec: Recorder, cursor: Any, statement: Statement, connection: Any) -> None:
+def _finish(rec: Recorder, dialect: Any, cursor: Any, begun: Begun, context: Any) -> None:
+    call, known, items = begun
     try:
         rows = cursor.rowcount
-        follow = getattr(cursor, "_jobdoctor_follow", None)
-        if follow is not None:  # sqlite3 does not know how many rows it will give
-            if statement.sql.effect != "write":
-                rows = None
-            follow(statement.call)
-        statement.finish(rows if isinstance(rows, int) else None)
-        _track(rec, connection)
+        if type(rows) is not int:
+            rows = None
+        if not items and dialect.name == "postgresql":
+            call.end(None, rows if rows is None or rows >= 0 else None)
+        else:
+            _finish_rest(rec, dialect, cursor, begun, rows, context)
+        if not known.steady or open_transactions.get(id(getattr(cursor, "connection", None))) is not rec.generation:
+            _track(rec, _connection(cursor, context))
     except Exception as error:
+        call.end(items=items)
         if foreign(error):
+            raise
+
+
+def _finish_rest(rec: Recorder, dialect: Any, cursor: Any, begun: Begun, rows: int | None, context: Any) -> None:
+    call, known, _ = begun
+    follow_rows = getattr(cursor, "_jobdoctor_follow", None)
+    if follow_rows is not None:  # sqlite3 does not know how many rows it will give
+        if known.sql.effect != "write":
+            rows = None
+        follow_rows(call)
+    database = database_of(dialect, None, context)
+    if database is not None:
+        database.finish(rec, begun, rows)
+
+
+def _fail(rec: Recorder, dialect: Any, cursor: Any, begun: Begun, context: Any, error: BaseException) -> None:
+    try:
+        database = database_of(dialect, None, context)
+        if database is not None:
+            database.fail(rec, begun, error)
+        _track(rec, _connection(cursor, context))
+    except Exception as failure:
+        begun[0].end(error)
+        if foreign(failure):
             raise
 
 
@@ -120,10 +173,9 @@ def _execute(original: Callable[..., Any], many: bool = False) -> Callable[..., 
         try:
             result = original(self, cursor, statement, parameters, context)
         except BaseException as error:
-            begun[0].fail(error)
-            _track(rec, begun[1])
+            _fail(rec, self, cursor, begun, context, error)
             raise
-        _finish(rec, cursor, begun[0], begun[1])
+        _finish(rec, self, cursor, begun, context)
         return result
 
     return do_execute
@@ -139,10 +191,9 @@ def _execute_no_params(original: Callable[..., Any]) -> Callable[..., Any]:
         try:
             result = original(self, cursor, statement, context)
         except BaseException as error:
-            begun[0].fail(error)
-            _track(rec, begun[1])
+            _fail(rec, self, cursor, begun, context, error)
             raise
-        _finish(rec, cursor, begun[0], begun[1])
+        _finish(rec, self, cursor, begun, context)
         return result
 
     return do_execute_no_params

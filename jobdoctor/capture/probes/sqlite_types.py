@@ -13,8 +13,9 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from jobdoctor.capture import recorder
-from jobdoctor.capture.probes.statements import Database, track
-from jobdoctor.capture.recorder import Call, Cell
+from jobdoctor.capture.probes.base import foreign, occupied
+from jobdoctor.capture.probes.statements import Begun, Database, track
+from jobdoctor.capture.recorder import Call, Cell, Recorder
 
 _FACTORY_POSITION = 5
 _NO_ROW = object()
@@ -88,28 +89,41 @@ def _counted(step: Callable[[], Any], cursor: RecordingCursor) -> Iterator[Any]:
 
 def _run(cursor: RecordingCursor, original: Callable[..., Any], sql: Any, parameters: Any, many: bool) -> Any:
     rec = recorder.current
+    if cursor._jobdoctor_cell is not None and (rec is None or not occupied(rec)):
+        cursor._jobdoctor_cell = None  # the rows of the statement before
     if rec is None:
-        if cursor._jobdoctor_cell is not None:
-            cursor._jobdoctor_follow(None)
         return original(sql, parameters)
     connection = cursor.connection
-    database = getattr(connection, "_jobdoctor_database", None)
-    statement = database.begin(rec, sql, parameters, many) if database is not None else None
-    if statement is None:
+    begun = _begin(rec, connection, sql, parameters, many)
+    if begun is None:
         return original(sql, parameters)
-    if cursor._jobdoctor_cell is not None:
-        cursor._jobdoctor_follow(None)
     try:
         result = original(sql, parameters)
     except BaseException as error:
-        statement.fail(error)
+        connection._jobdoctor_database.fail(rec, begun, error)  # type: ignore[attr-defined]
         track(rec, connection, connection.in_transaction)
         raise
-    rows = cursor.rowcount if statement.sql.effect == "write" else None
-    statement.finish(rows)
-    cursor._jobdoctor_follow(statement.call)
+    call, known, items = begun
+    rows = cursor.rowcount if known.sql.effect == "write" else None
+    if items or known.busy:
+        connection._jobdoctor_database.finish(rec, begun, rows)  # type: ignore[attr-defined]
+    else:
+        call.end(None, rows)
+    if cursor.description is not None:
+        cursor._jobdoctor_cell = call.cell
+        cursor._jobdoctor_generation = call.generation
     track(rec, connection, connection.in_transaction)
     return result
+
+
+def _begin(rec: Recorder, connection: Any, sql: Any, parameters: Any, many: bool) -> Begun | None:
+    try:
+        database = connection._jobdoctor_database
+        return database.launch(rec, sql, parameters, many) if database is not None else None
+    except Exception as error:
+        if foreign(error):
+            raise
+        return None
 
 
 class RecordingConnection(sqlite3.Connection):

@@ -8,8 +8,8 @@ from contextvars import ContextVar
 from typing import Any
 
 from jobdoctor import fingerprint
-from jobdoctor.capture.calls import inside
-from jobdoctor.capture.probes.base import foreign
+from jobdoctor.capture import recorder
+from jobdoctor.capture.probes.base import foreign, occupied, renewed
 from jobdoctor.capture.recorder import BATCHED, NEW_CONNECTION, Call, Recorder, Shape
 from jobdoctor.fingerprint import SqlShape
 
@@ -20,56 +20,88 @@ relationship: ContextVar[str] = ContextVar("jobdoctor_relationship", default="")
 _STATEMENTS = 1024
 #: Parameter sets of an executemany that are hashed together.
 _MANY_HASHED = 20
+#: What MySQL's drivers say of a result that is not read yet: minus one, without a sign.
+_UNKNOWN_ROWS = 2**63
 _LOOPBACK = frozenset({"", "localhost", "127.0.0.1", "::1", "0.0.0.0"})  # noqa: S104
 #: BEGIN IMMEDIATE does nothing but take SQLite's lock: beyond this (ten times what a slow disk needs) it was held.
 _SQLITE_BUSY_NS = 20_000_000
 
 
+class Known:
+    """What the text of a statement says, learnt once."""
+
+    __slots__ = ("busy", "plain", "shape", "sql", "steady")
+
+    def __init__(self, sql: SqlShape, shape: Shape, sqlite: bool) -> None:
+        self.sql = sql
+        self.shape = shape
+        #: Its parameters are the only values in it, and it is about one set of them.
+        self.plain = not sql.literals and not sql.items and not sql.takes_array
+        #: A transaction that is open stays open: no COMMIT hides in it.
+        self.steady = sql.effect in ("read", "write") and ";" not in sql.fingerprint
+        #: It takes SQLite's lock and does nothing else: how long it takes is how long it was waited for.
+        self.busy = (
+            sqlite
+            and sql.operation == "BEGIN"
+            and ("IMMEDIATE" in sql.fingerprint.upper() or "EXCLUSIVE" in sql.fingerprint.upper())
+        )
+
+
+#: A statement that began: its call, what is known of its text, and its parameter sets, rows or list elements.
+Begun = tuple[Call, Known, int]
+
+
 class Database:
     """A database as one library reaches it. ``backend`` is the session's identity for the lock observer, or empty."""
 
-    __slots__ = ("__weakref__", "backend", "conninfo", "library", "shapes", "target")
+    __slots__ = ("__weakref__", "backend", "conninfo", "known", "library", "sqlite", "target")
 
     def __init__(self, target: str, library: str, backend: str = "", conninfo: str = "") -> None:
         self.target = target
         self.library = library
         self.backend = backend
         self.conninfo = conninfo
-        self.shapes: dict[Any, tuple[SqlShape, Shape]] = {}
+        self.sqlite = target.startswith("sqlite:")
+        self.known: dict[Any, Known] = {}
+
+    def launch(self, rec: Recorder, statement: Any, parameters: Any = None, many: bool = False) -> Begun | None:
+        """A statement begins. None: it is not to be recorded. On every query's way: few steps, and what fails in here
+        is for the caller to swallow."""
+        related = relationship.get()
+        known = self.known.get((statement, related) if related else statement)
+        if known is None:
+            known = self._learn(rec, statement, related)
+        shape = known.shape
+        if shape.generation is not rec.generation:
+            shape = known.shape = renewed(rec, shape)
+        params = 0
+        if many or not known.plain:
+            params, items = _several(known.sql, parameters, many)
+            call = rec.begin(shape, params=params, flags=BATCHED if many or items > 1 else 0)
+            return (call, known, items) if call is not None else None
+        if parameters:
+            try:
+                params = hash(tuple(parameters.values()) if type(parameters) is dict else parameters) or 1
+            except Exception as error:
+                if foreign(error):
+                    raise
+                params = _hashed(parameters)
+        call = rec.begin(shape, params=params)
+        return (call, known, 0) if call is not None else None
 
     def begin(self, rec: Recorder, statement: Any, parameters: Any = None, many: bool = False) -> Statement | None:
         """A statement begins. None: it is not to be recorded, or could not be. Never raises."""
         try:
-            outer = inside.get()
-            if outer is not None and not outer.ended and outer.recorder is rec:
+            if occupied(rec):
                 return None  # an ORM's call is being recorded: say so before anything is computed
-            related = relationship.get()
-            key = (statement, related) if related else statement
-            known = self.shapes.get(key)
-            if known is None:
-                known = self._learn(rec, key, statement, related)
-            sql, shape = known
-            items = sql.items
-            params = 0
-            if many:
-                sets = parameters if isinstance(parameters, (list, tuple)) else ()
-                items = len(sets)
-                params = fingerprint.parameters(tuple(map(fingerprint.parameters, sets[:_MANY_HASHED])))
-            elif parameters:
-                params = fingerprint.parameters(tuple(parameters.values()) if type(parameters) is dict else parameters)
-                if sql.takes_array:
-                    items = max(items, _longest(parameters))
-            if sql.literals:
-                params = hash((params, sql.literals))
-            flags = BATCHED if many or items > 1 else 0
-            call = rec.begin(shape, params=params, flags=flags)
-            return Statement(self, rec, call, sql, items) if call is not None else None
+            begun = self.launch(rec, statement, parameters, many)
+            return Statement(self, rec, begun) if begun is not None else None
         except Exception as error:
             if foreign(error):
                 raise
             return None
 
-    def _learn(self, rec: Recorder, key: Any, statement: Any, related: str) -> tuple[SqlShape, Shape]:
+    def _learn(self, rec: Recorder, statement: Any, related: str) -> Known:
         sql = fingerprint.sql(statement)
         shape = rec.shape(
             "sql",
@@ -80,52 +112,84 @@ class Database:
             effect=sql.effect,
             relationship=related,
         )
-        if len(self.shapes) >= _STATEMENTS:
-            self.shapes.clear()
-        self.shapes[key] = (sql, shape)
-        return sql, shape
+        if len(self.known) >= _STATEMENTS:
+            self.known.clear()
+        known = self.known[(statement, related) if related else statement] = Known(sql, shape, self.sqlite)
+        return known
+
+    def blocked(self, rec: Recorder, begun: Begun) -> None:
+        """A statement that has just returned, or raised, waited for the database's lock all the time."""
+        call, known, _ = begun
+        waited = rec.clock() - call.start
+        call.cell.add(blocked_ns=waited)
+        rec.note(
+            "lock",
+            kind="sqlite",
+            target=self.target,
+            waited_ns=waited,
+            start_ns=call.start,
+            statement=known.sql.fingerprint,
+        )
+
+    def fail(self, rec: Recorder, begun: Begun, error: BaseException) -> None:
+        """A statement raised. A busy SQLite database is a lock that was waited for."""
+        if self.sqlite and "is locked" in str(error):
+            self.blocked(rec, begun)
+        begun[0].end(error, items=begun[2])
+
+    def finish(self, rec: Recorder, begun: Begun, rows: int | None, flags: int = 0) -> None:
+        """A statement returned. ``rows`` fetched or affected, None (or less than none) when not known."""
+        call, known, items = begun
+        if known.busy and rec.clock() - call.start > _SQLITE_BUSY_NS:
+            self.blocked(rec, begun)
+        if rows is not None and not 0 <= rows < _UNKNOWN_ROWS:
+            rows = None
+        if items or flags:
+            call.end(rows=rows, items=items, flags=flags)
+        else:
+            call.end(None, rows)
+
+
+def _several(sql: SqlShape, parameters: Any, many: bool) -> tuple[int, int]:
+    """Hash and number of a statement's parameter sets, VALUES rows or list elements."""
+    items = sql.items
+    params = 0
+    if many:
+        sets = parameters if isinstance(parameters, (list, tuple)) else ()
+        items = len(sets)
+        params = fingerprint.parameters(tuple(map(fingerprint.parameters, sets[:_MANY_HASHED])))
+    elif parameters:
+        params = _hashed(parameters)
+        if sql.takes_array:
+            items = max(items, _longest(parameters))
+    if sql.literals:
+        params = hash((params, sql.literals))
+    return params, items
+
+
+def _hashed(parameters: Any) -> int:
+    return fingerprint.parameters(tuple(parameters.values()) if type(parameters) is dict else parameters)
 
 
 class Statement:
-    """One statement in progress."""
+    """One statement in progress, for the callers that have no better place to keep it."""
 
-    __slots__ = ("call", "database", "items", "rec", "sql")
+    __slots__ = ("begun", "call", "database", "rec", "sql")
 
-    def __init__(self, database: Database, rec: Recorder, call: Call, sql: SqlShape, items: int) -> None:
+    def __init__(self, database: Database, rec: Recorder, begun: Begun) -> None:
         self.database = database
         self.rec = rec
-        self.call = call
-        self.sql = sql
-        self.items = items
+        self.begun = begun
+        self.call = begun[0]
+        self.sql = begun[1].sql
 
     def fail(self, error: BaseException) -> None:
-        """It raised. A busy SQLite database is a lock that was waited for."""
-        if "is locked" in str(error) and self.database.target.startswith("sqlite:"):
-            self._blocked()
-        self.call.end(error, items=self.items)
+        """It raised."""
+        self.database.fail(self.rec, self.begun, error)
 
     def finish(self, rows: int | None = None, flags: int = 0) -> None:
         """It returned. ``rows`` fetched or affected, None when not known."""
-        if (
-            self.sql.operation == "BEGIN"
-            and self.database.target.startswith("sqlite:")
-            and self.rec.clock() - self.call.start > _SQLITE_BUSY_NS
-            and ("IMMEDIATE" in self.sql.fingerprint.upper() or "EXCLUSIVE" in self.sql.fingerprint.upper())
-        ):
-            self._blocked()
-        self.call.end(rows=rows if rows is not None and rows >= 0 else None, items=self.items, flags=flags)
-
-    def _blocked(self) -> None:
-        waited = self.rec.clock() - self.call.start
-        self.call.cell.add(blocked_ns=waited)
-        self.rec.note(
-            "lock",
-            kind="sqlite",
-            target=self.database.target,
-            waited_ns=waited,
-            start_ns=self.call.start,
-            statement=self.sql.fingerprint,
-        )
+        self.database.finish(self.rec, self.begun, rows, flags)
 
 
 def _longest(parameters: Any) -> int:
@@ -135,7 +199,8 @@ def _longest(parameters: Any) -> int:
 
 # ------------------------------------------------------------------------------------------------------- transactions
 
-_open: dict[int, object] = {}
+#: Connections with a transaction open, by their identity, with the execution in which it was said.
+open_transactions: dict[int, object] = {}
 
 
 def in_transaction(connection: Any) -> bool | None:
@@ -162,6 +227,8 @@ def _how_to_ask(connection: Any) -> Callable[[Any], bool | None]:
         return lambda connection: bool(connection.in_transaction)
     if hasattr(connection, "get_transaction_status"):  # psycopg2
         return lambda connection: bool(connection.get_transaction_status())
+    if hasattr(connection, "server_status"):  # PyMySQL
+        return lambda connection: bool(connection.server_status & 1)
     if hasattr(connection, "is_in_transaction"):  # asyncpg
         return lambda connection: bool(connection.is_in_transaction())
     return lambda _: None
@@ -171,35 +238,73 @@ def track(rec: Recorder, connection: Any, opened: bool | None) -> None:
     """Tell the recorder when a connection's transaction begins or ends; saying it again is cheap."""
     key = id(connection)
     if opened:
-        if _open.get(key) is not rec.generation:
-            if len(_open) > 1000:
-                _open.clear()
-            _open[key] = rec.generation
+        if open_transactions.get(key) is not rec.generation:
+            if len(open_transactions) > 1000:
+                open_transactions.clear()
+            open_transactions[key] = rec.generation
             rec.transaction(key, True)
-    elif _open.pop(key, None) is not None:
+    elif open_transactions.pop(key, None) is not None:
         rec.transaction(key, False)
+
+
+def follow(rec: Recorder, connection: Any, known: Known) -> None:
+    """As ``track``, after a statement that succeeded: the driver is asked when the statement may have made a
+    difference only."""
+    if not known.steady or open_transactions.get(id(connection)) is not rec.generation:
+        track(rec, connection, in_transaction(connection))
+
+
+# ----------------------------------------------------------------------------------------------------------- sessions
+
+
+class Session:
+    """What the probes remember of one connection of a driver."""
+
+    __slots__ = ("database", "dialect", "generation", "orm", "reference")
+
+    def __init__(self, reference: Callable[[], Any]) -> None:
+        self.reference = reference
+        #: The database as the driver reaches it, when its probe has asked.
+        self.database: Database | None = None
+        #: The ORM's dialect that speaks through it, and the database as that one reaches it.
+        self.dialect: Any = None
+        self.orm: Database | None = None
+        #: The execution for which all that is done once has been done.
+        self.generation: object = None
+
+
+#: By the identity of the connection; whether it still is that one says the reference.
+sessions: dict[int, Session] = {}
+
+
+def session_of(connection: Any) -> Session:
+    """What is remembered of a connection; new when it was never seen."""
+    key = id(connection)
+    session = sessions.get(key)
+    if session is None or session.reference() is not connection:
+        try:
+            session = Session(weakref.ref(connection))
+        except TypeError:  # a type that cannot be referred to: remembered for this one call
+            return Session(lambda: None)
+        if len(sessions) > 1000:
+            sessions.clear()
+        sessions[key] = session
+        if open_transactions.pop(key, None) is not None and recorder.current is not None:
+            recorder.current.transaction(key, False)  # of one that went with its transaction open
+    return session
 
 
 # ---------------------------------------------------------------------------------------------------------- PostgreSQL
 
-_databases: dict[int, tuple[weakref.ref[Any], Database]] = {}
-_seen: dict[int, object] = {}
-
 
 def postgresql(rec: Recorder | None, connection: Any, library: str) -> Database:
     """The database behind a psycopg, psycopg2 or asyncpg connection. Its session is noted once in each execution."""
-    key = id(connection)
-    entry = _databases.get(key)
-    if entry is None or entry[0]() is not connection:
-        database = _ask(connection, library)
-        if len(_databases) > 1000:
-            _databases.clear()
-        _databases[key] = (weakref.ref(connection), database)
-        _seen.pop(key, None)
-    else:
-        database = entry[1]
-    if rec is not None and _seen.get(key) is not rec.generation:
-        _seen[key] = rec.generation
+    session = session_of(connection)
+    database = session.database
+    if database is None:
+        database = session.database = _ask(connection, library)
+    if rec is not None and session.generation is not rec.generation:
+        session.generation = rec.generation
         rec.note("session", backend=database.backend, start_ns=rec.clock(), end_ns=0)
         rec.secret(database.backend, database.conninfo)
     return database
