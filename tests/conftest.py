@@ -1,7 +1,7 @@
 """Servers for the tests: each pytest (or xdist worker) process starts its own, unless the environment names one.
 
-``JOBDOCTOR_TEST_REDIS_URL`` and ``JOBDOCTOR_TEST_POSTGRES_URL`` name servers that exist: the suite then works in an
-empty Redis database and a PostgreSQL database of its own, and never flushes or drops anything else.
+``JOBDOCTOR_TEST_REDIS_URL``, ``JOBDOCTOR_TEST_POSTGRES_URL`` and ``JOBDOCTOR_TEST_MYSQL_URL`` name servers that exist:
+the suite then works in an empty Redis database and in databases of its own, and never flushes or drops anything else.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import pytest
 import redis
 
 from sample_app import servers
+from tests import mariadb
 
 
 @pytest.fixture(scope="session")
@@ -44,6 +45,25 @@ def postgres_url() -> Iterator[str]:
             yield url
         return
     with servers.started_postgres() as server_url, servers.own_database(server_url, "jobdoctor_test") as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def mysql_url() -> Iterator[str]:
+    """URL of a MySQL or MariaDB database that was made for this process and is dropped at its end.
+
+    Skips where there is no server: MariaDB comes in no wheel.
+    """
+    given = os.environ.get("JOBDOCTOR_TEST_MYSQL_URL")
+    if given:
+        with mariadb.own_database(given, f"jobdoctor_test_{os.getpid()}") as url:
+            yield url
+        return
+    found = mariadb.find()
+    if found is None:
+        mariadb.absent("No MariaDB server on this machine")
+        return
+    with mariadb.started(*found) as server_url, mariadb.own_database(server_url, "jobdoctor_test") as url:
         yield url
 
 

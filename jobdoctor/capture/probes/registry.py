@@ -26,10 +26,12 @@ from jobdoctor.capture.probes.httpx_client import HttpxProbe
 from jobdoctor.capture.probes.imports import ImportProbe
 from jobdoctor.capture.probes.locks import FileLockProbe, ThreadLockProbe
 from jobdoctor.capture.probes.mail import MailProbe
+from jobdoctor.capture.probes.mysqlclient_driver import MysqlclientProbe
 from jobdoctor.capture.probes.opentelemetry_bridge import OpenTelemetryProbe
 from jobdoctor.capture.probes.psycopg2_driver import Psycopg2Probe
 from jobdoctor.capture.probes.psycopg_driver import PsycopgProbe
 from jobdoctor.capture.probes.psycopg_pool import PsycopgPoolProbe
+from jobdoctor.capture.probes.pymysql_driver import PyMySqlProbe
 from jobdoctor.capture.probes.redis_client import RedisProbe
 from jobdoctor.capture.probes.redis_lock import RedisLockProbe
 from jobdoctor.capture.probes.sleep import AsyncioSleepProbe, SleepProbe
@@ -45,6 +47,8 @@ PROBES: tuple[Probe, ...] = (
     PsycopgProbe(),
     Psycopg2Probe(),
     AsyncpgProbe(),
+    PyMySqlProbe(),
+    MysqlclientProbe(),
     SqlAlchemyProbe(),
     DjangoProbe(),
     SqlAlchemyPoolProbe(),
