@@ -1,0 +1,49 @@
+"""The sample shop's demo, run anew, and what was diagnosed: the base of the accuracy and the savings tables."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from jobdoctor.config import Retention
+from jobdoctor.diagnosis.engine import diagnose
+from jobdoctor.model import Diagnosis
+from jobdoctor.store import Store
+
+ROOT = Path(__file__).parent.parent
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A planted illness: the diagnoses of the job that has it and of its cured twin."""
+
+    code: str
+    sick: Diagnosis
+    healthy: Diagnosis
+
+
+def pairs() -> list[Pair]:
+    """One run of the demo, in a process of its own, with servers of its own."""
+    from sample_app.catalogue import CASES
+
+    with tempfile.TemporaryDirectory(prefix="jobdoctor-bench-") as folder:
+        command = [sys.executable, "-m", "jobdoctor", "demo", "--keep", "--output", folder, "--format", "json"]
+        done = subprocess.run(command, cwd=ROOT, stdout=subprocess.DEVNULL, check=False)
+        if done.returncode not in (0, 1):  # 1: an illness was missed, or a healthy job called ill
+            raise SystemExit(f"the demo failed with exit code {done.returncode}")
+        with Store.open(f"sqlite:///{folder}/demo.db", Retention()) as store:
+            return [
+                Pair(case.code, diagnose(store.history(case.sick.job)), diagnose(store.history(case.healthy.job)))
+                for case in CASES
+            ]
+
+
+def runs(number: int) -> Iterator[list[Pair]]:
+    """Several runs, one after the other."""
+    for done in range(number):
+        print(f"run {done + 1} of {number}", file=sys.stderr)
+        yield pairs()
