@@ -14,7 +14,15 @@ from typing import Any
 
 from jobdoctor.capture import recorder
 from jobdoctor.capture.probes.base import foreign
-from jobdoctor.capture.probes.statements import Database, Statement, begin_connect, track
+from jobdoctor.capture.probes.statements import (
+    Database,
+    Statement,
+    begin_connect,
+    connected,
+    open_transactions,
+    sessions,
+    track,
+)
 from jobdoctor.capture.recorder import Call, Recorder
 
 _LOOPBACK = frozenset({"", "localhost", "127.0.0.1", "::1", "0.0.0.0"})  # noqa: S104
@@ -33,25 +41,14 @@ _PARAMETERS = frozenset(
         "server_public_key_path",
     }
 )
-#: An unbuffered cursor's rows are not known before they are read: the server's -1, unsigned.
-_ROWS_NOT_KNOWN = 1 << 62
 #: Statements that begin a transaction, whatever the mode, and those that end one by themselves.
 _BEGINS = frozenset({"BEGIN", "START"})
 _ENDS = frozenset({"COMMIT", "ROLLBACK", "CREATE", "ALTER", "DROP", "TRUNCATE"})
 _IN_TRANSACTION = 1  # of the server's status
 
 
-class _Session:
-    __slots__ = ("connection", "database", "generation")
-
-    def __init__(self, connection: Any, database: Database) -> None:
-        self.connection = weakref.ref(connection)
-        self.database = database
-        self.generation: object = None
-
-
-_sessions: dict[int, _Session] = {}
-_parameters: weakref.WeakKeyDictionary[Any, dict[str, Any]] = weakref.WeakKeyDictionary()
+#: What connections were made with, as long as they live.
+_given: weakref.WeakKeyDictionary[Any, dict[str, Any]] = weakref.WeakKeyDictionary()
 
 
 def mysql_target(host: Any, port: Any, name: Any) -> str:
@@ -71,23 +68,11 @@ def is_mysql(connection: Any) -> bool:
 
 def mysql(rec: Recorder | None, connection: Any, library: str) -> Database:
     """The database behind a connection of PyMySQL or mysqlclient. Its session is noted once in each execution."""
-    key = id(connection)
-    session = _sessions.get(key)
-    if session is None or session.connection() is not connection:
-        if len(_sessions) > 1000:
-            _sessions.clear()
-        session = _sessions[key] = _Session(connection, _ask(connection, library))
-    database = session.database
-    if rec is not None and session.generation is not rec.generation:
-        session.generation = rec.generation
-        rec.note("session", backend=database.backend, start_ns=rec.clock(), end_ns=0)
-        if database.conninfo:
-            rec.secret(database.backend, database.conninfo)
-    return database
+    return connected(rec, connection, library, _ask)
 
 
 def _ask(connection: Any, library: str) -> Database:
-    given = _parameters.get(connection, {})
+    given = _given.get(connection, {})
     target = mysql_target(_host(connection), connection.port, given.get("database") or getattr(connection, "db", ""))
     conninfo = ""
     if given:
@@ -121,11 +106,7 @@ def _for_another(given: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-#: Connections with an open transaction.
-_open: weakref.WeakKeyDictionary[Any, bool] = weakref.WeakKeyDictionary()
-
-
-def _in_transaction(connection: Any, statement: Statement) -> bool:
+def _in_transaction(rec: Recorder, connection: Any, statement: Statement) -> bool:
     """Whether a transaction is open after the statement. Without autocommit the first one that touches a table opens
     it; what the server says of it is not to be had from mysqlclient, and from PyMySQL only where no rows came back."""
     operation = statement.sql.operation
@@ -133,13 +114,14 @@ def _in_transaction(connection: Any, statement: Statement) -> bool:
         return False
     if operation in _BEGINS or getattr(connection, "server_status", 0) & _IN_TRANSACTION:
         return True
-    return _open.get(connection, False) or (bool(statement.sql.tables) and not connection.get_autocommit())
+    if open_transactions.get(id(connection)) is rec.generation:
+        return True
+    return bool(statement.sql.tables) and not connection.get_autocommit()
 
 
 def _track(rec: Recorder, connection: Any, statement: Statement) -> None:
     try:
-        opened = _open[connection] = _in_transaction(connection, statement)
-        track(rec, connection, opened)
+        track(rec, connection, _in_transaction(rec, connection, statement))
     except Exception as error:
         if foreign(error):
             raise
@@ -160,7 +142,7 @@ def _begin(rec: Recorder, connection: Any, library: str, query: Any, parameters:
 
 
 def _finish(rec: Recorder, connection: Any, statement: Statement, rows: Any = None) -> None:
-    statement.finish(rows if isinstance(rows, int) and rows < _ROWS_NOT_KNOWN else None)
+    statement.finish(rows if isinstance(rows, int) else None)
     _track(rec, connection, statement)
 
 
@@ -248,7 +230,6 @@ def closing(original: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(original)
     def close(self: Any) -> Any:
         rec = recorder.current
-        _open.pop(self, None)
         if rec is not None:
             track(rec, self, False)
         return original(self)
@@ -262,7 +243,7 @@ def keep_parameters(connection: Any, args: tuple[Any, ...], kwargs: dict[str, An
     given = {**dict(zip(names, args, strict=False)), **kwargs}
     given.setdefault("database", given.pop("db", None))
     try:
-        _parameters[connection] = given
+        _given[connection] = given
     except TypeError:  # a class of the user's own that takes no weak references
         pass
     return given
@@ -277,7 +258,7 @@ def opening(rec: Recorder, library: str, given: dict[str, Any]) -> Call | None:
 def opened(rec: Recorder, connection: Any, library: str) -> None:
     """It is open: a new session, also when the connection is an old one. Never raises."""
     try:
-        _sessions.pop(id(connection), None)
+        sessions.pop(id(connection), None)
         mysql(rec, connection, library)
     except Exception as error:
         if foreign(error):

@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 
 from jobdoctor.capture import recorder
 from jobdoctor.capture.probes.base import Probe, foreign
+from jobdoctor.capture.probes.mysql import is_mysql, mysql, mysql_target
 from jobdoctor.capture.probes.statements import (
     Begun,
     Database,
@@ -32,6 +33,8 @@ from jobdoctor.capture.probes.statements import (
 from jobdoctor.capture.recorder import Recorder
 
 LIBRARY = "sqlalchemy"
+#: SQLAlchemy's names for one kind of server.
+MYSQL = frozenset({"mysql", "mariadb"})
 
 _databases: dict[int, tuple[weakref.ref[Any], Database]] = {}
 
@@ -60,6 +63,11 @@ def _address(dialect: Any, connection: Any, context: Any) -> str:
         if url is not None:
             host = url.host or url.query.get("host")
             return postgresql_target(host if isinstance(host, str) else None, url.port, url.database)
+    if dialect.name in MYSQL:
+        if is_mysql(connection):
+            return mysql(None, connection, dialect.driver).target
+        if url is not None:
+            return mysql_target(url.host, url.port, url.database)
     if url is None:
         return f"{dialect.name}:"
     if dialect.name == "sqlite":
@@ -79,6 +87,8 @@ def _session(rec: Recorder, dialect: Any, cursor: Any, context: Any) -> Session:
     connection = _connection(cursor, context)
     if dialect.name == "postgresql" and knows_its_session(connection):
         postgresql(rec, connection, dialect.driver)
+    elif dialect.name in MYSQL and is_mysql(connection):
+        mysql(rec, connection, dialect.driver)
     session = session_of(connection)
     if session.dialect is not dialect:
         session.orm = database_of(dialect, connection, context)

@@ -227,8 +227,8 @@ def _how_to_ask(connection: Any) -> Callable[[Any], bool | None]:
         return lambda connection: bool(connection.in_transaction)
     if hasattr(connection, "get_transaction_status"):  # psycopg2
         return lambda connection: bool(connection.get_transaction_status())
-    if hasattr(connection, "server_status"):  # PyMySQL
-        return lambda connection: bool(connection.server_status & 1)
+    if hasattr(connection, "get_autocommit"):  # MySQL's: the server's word of it does not come with rows
+        return lambda connection: False if connection.get_autocommit() else None
     if hasattr(connection, "is_in_transaction"):  # asyncpg
         return lambda connection: bool(connection.is_in_transaction())
     return lambda _: None
@@ -277,6 +277,20 @@ class Session:
 sessions: dict[int, Session] = {}
 
 
+def connected(rec: Recorder | None, connection: Any, library: str, ask: Callable[[Any, str], Database]) -> Database:
+    """The database behind a driver's connection, asked for once. Its session is noted once in each execution."""
+    session = session_of(connection)
+    database = session.database
+    if database is None:
+        database = session.database = ask(connection, library)
+    if rec is not None and session.generation is not rec.generation:
+        session.generation = rec.generation
+        rec.note("session", backend=database.backend, start_ns=rec.clock(), end_ns=0)
+        if database.conninfo:
+            rec.secret(database.backend, database.conninfo)
+    return database
+
+
 def session_of(connection: Any) -> Session:
     """What is remembered of a connection; new when it was never seen."""
     key = id(connection)
@@ -299,15 +313,7 @@ def session_of(connection: Any) -> Session:
 
 def postgresql(rec: Recorder | None, connection: Any, library: str) -> Database:
     """The database behind a psycopg, psycopg2 or asyncpg connection. Its session is noted once in each execution."""
-    session = session_of(connection)
-    database = session.database
-    if database is None:
-        database = session.database = _ask(connection, library)
-    if rec is not None and session.generation is not rec.generation:
-        session.generation = rec.generation
-        rec.note("session", backend=database.backend, start_ns=rec.clock(), end_ns=0)
-        rec.secret(database.backend, database.conninfo)
-    return database
+    return connected(rec, connection, library, _ask)
 
 
 def postgresql_target(host: str | None, port: Any, name: str | None) -> str:

@@ -166,6 +166,37 @@ def test_errors_and_arguments_by_name(record: Record, driver: Any, table: dict[s
     assert sum(group.errors for group in recorded.of("sql", "CONNECT")) == 1
 
 
+@pytest.mark.parametrize("dialect", ["pymysql", "mysqldb"])
+def test_counted_once_under_sqlalchemy(record: Record, dialect: str, mysql_url: str, table: dict[str, Any]) -> None:
+    if dialect == "mysqldb":
+        pytest.importorskip("MySQLdb.connections", reason="mysqlclient is not installed")
+    from sqlalchemy import create_engine, text
+
+    engine = create_engine(mysql_url.replace("mysql://", f"mysql+{dialect}://"))
+    with record() as recorded:
+        with engine.begin() as connection:
+            for n in range(5):
+                connection.execute(text("SELECT name FROM probe_my WHERE id = :id"), {"id": n})
+            connection.execute(
+                text("INSERT INTO probe_my VALUES (:id, :name)"), [{"id": n, "name": "x"} for n in range(200, 210)]
+            )
+            identity = connection.connection.dbapi_connection.thread_id()
+        with engine.connect().execution_options(stream_results=True) as connection:
+            assert len(connection.execute(text("SELECT id FROM probe_my")).all()) == 110
+    engine.dispose()
+    select, unbuffered = [group for group in recorded.of("sql", "SELECT") if "probe_my" in group.fingerprint]
+    assert (select.count, select.rows, select.library) == (5, 5, "sqlalchemy")
+    assert select.target == f"mysql://localhost:{table['port']}/{table['database']}"
+    assert unbuffered.rows is None
+    insert = recorded.one("sql", "INSERT")
+    assert (insert.count, insert.items, insert.in_transaction) == (1, 10, 1)
+    assert recorded.one("sql", "COMMIT").count == 1
+    (session,) = recorded.facts("session")
+    assert session["backend"] == f"mysql://localhost:{table['port']}#{identity}"
+    ((backend, _),) = recording.secrets(recorded.recorder.buffer)
+    assert backend == session["backend"]
+
+
 def test_everything_is_put_back(driver: Any) -> None:
     connections = importlib.import_module(f"{driver.__name__}.connections")
     cursors = importlib.import_module(f"{driver.__name__}.cursors")
