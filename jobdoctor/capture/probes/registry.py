@@ -33,7 +33,9 @@ from jobdoctor.capture.probes.psycopg_driver import PsycopgProbe
 from jobdoctor.capture.probes.psycopg_pool import PsycopgPoolProbe
 from jobdoctor.capture.probes.pymysql_driver import PyMySqlProbe
 from jobdoctor.capture.probes.redis_client import RedisProbe
+from jobdoctor.capture.probes.redis_cluster import RedisClusterProbe
 from jobdoctor.capture.probes.redis_lock import RedisLockProbe
+from jobdoctor.capture.probes.redis_pool import RedisPoolProbe
 from jobdoctor.capture.probes.sleep import AsyncioSleepProbe, SleepProbe
 from jobdoctor.capture.probes.sqlalchemy_dialect import SqlAlchemyProbe
 from jobdoctor.capture.probes.sqlalchemy_pool import SqlAlchemyPoolProbe
@@ -55,6 +57,8 @@ PROBES: tuple[Probe, ...] = (
     PsycopgPoolProbe(),
     AsyncpgPoolProbe(),
     RedisProbe(),
+    RedisClusterProbe(),
+    RedisPoolProbe(),
     RedisLockProbe(),
     HttpClientProbe(),
     HttpxProbe(),
