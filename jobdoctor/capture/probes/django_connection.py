@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 
 from jobdoctor.capture import recorder
 from jobdoctor.capture.probes.base import Probe, foreign
+from jobdoctor.capture.probes.mysql import is_mysql, mysql
 from jobdoctor.capture.probes.statements import (
     Database,
     Statement,
@@ -38,6 +39,8 @@ def _target(db: Any) -> str:
         return f"sqlite:///{name.removeprefix('file:').partition('?')[0]}"
     if db.vendor == "postgresql" and knows_its_session(db.connection):
         return postgresql(None, db.connection, db.Database.__name__).target
+    if db.vendor == "mysql" and is_mysql(db.connection):
+        return mysql(None, db.connection, db.Database.__name__).target
     port = f":{settings['PORT']}" if settings.get("PORT") else ""
     return f"{db.vendor}://{settings.get('HOST') or 'localhost'}{port}/{name}"
 
@@ -50,6 +53,8 @@ def _database(rec: Recorder, db: Any) -> Database:
         db.__dict__[_DATABASE] = database
     if db.vendor == "postgresql" and knows_its_session(db.connection):
         postgresql(rec, db.connection, db.Database.__name__)
+    elif db.vendor == "mysql" and is_mysql(db.connection):
+        mysql(rec, db.connection, db.Database.__name__)
     return database
 
 

@@ -9,6 +9,8 @@ from django.conf import settings
 from django.db import connections
 from psycopg.conninfo import conninfo_to_dict
 
+from tests import mariadb
+
 settings.configure(
     DATABASES={"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:"}},
     INSTALLED_APPS=[__name__],
@@ -39,6 +41,19 @@ def postgresql_settings(url: str) -> dict[str, Any]:
         "PASSWORD": given.get("password", ""),
         "HOST": given.get("host", ""),
         "PORT": str(given.get("port", "")),
+    }
+
+
+def mysql_settings(url: str) -> dict[str, Any]:
+    """Django's settings for a URL of the tests' MariaDB."""
+    given = mariadb.arguments(url)
+    return {
+        "ENGINE": "django.db.backends.mysql",
+        "NAME": given["database"],
+        "USER": given["user"],
+        "PASSWORD": given["password"],
+        "HOST": given["host"],
+        "PORT": str(given["port"]),
     }
 
 
