@@ -465,14 +465,74 @@ def _template(segment: str) -> str:
     return _REPEATED.sub("{}", segment)
 
 
+_ZEROS = bytes.maketrans(b"123456789", b"000000000")
+#: Names as skeletons have them.
+_ZEROED: Final = frozenset(name.encode().translate(_ZEROS).decode() for name in _NAMES)
+#: By a text's zeros: where the digits are that a template keeps.
+_kept = _Cache()
+
+
+def skeleton(text: Any) -> Any:
+    """What decides about a path's or key's template: texts of one skeleton have one template. None where there is no
+    short way to it.
+
+    A template takes any digit for any other, so a loop over ids has one skeleton where it has a thousand texts; but for
+    the digits of versions and of names such as "oauth2", which stay.
+    """
+    kind = type(text)
+    if kind is str:
+        try:
+            zeros = text.encode().translate(_ZEROS)
+        except UnicodeEncodeError:
+            return None
+    elif kind is bytes:
+        zeros = text.translate(_ZEROS)
+    else:
+        return None
+    places = _kept.get(zeros)
+    if places is None:
+        if len(zeros) > CACHED_CHARS:
+            return None
+        places = _kept_places(zeros)
+        _kept.put(zeros, places)
+    return (zeros, *(text[place] for place in places)) if places else zeros
+
+
+def _kept_places(zeros: bytes) -> tuple[slice, ...]:
+    text = zeros.decode("latin-1")
+    return tuple(
+        slice(*piece.span())
+        for piece in _PIECES.finditer(text)
+        if piece.group().lower() in _ZEROED or _VERSION.match(piece.group())
+    )
+
+
 # ----------------------------------------------------------------------------------------------------------------- URL
 
 _DEFAULT_PORTS: Final = {"http": "80", "https": "443"}
 _urls = _Cache()
+_origins = _Cache()
+_paths = _Cache()
 
 
 def url(method: str, address: str) -> UrlShape:
     """The shape of a request: ids in the path as ``{}``, query values dropped, keys sorted, no user, no fragment."""
+    scheme = address.find("://")
+    slash = address.find("/", scheme + 3) if scheme > 0 else -1
+    if slash > 0 and "%" not in address:
+        origin = address[:slash]
+        target = _origins.get(origin)
+        if target is None and "?" not in origin and "#" not in origin:
+            target = _url("", origin).target
+            _origins.put(origin, target)
+        path = address[slash:]
+        known = skeleton(path)
+        if target is not None and known is not None:
+            rest = _paths.get(known)
+            if rest is None:
+                rest = _url("", path).template
+                _paths.put(known, rest)
+            return UrlShape(f"{method.upper()} {target}{rest[1:]}"[:MAX_CHARS], target, hash((method, address)) or 1)
     key = (method, address)
     shape = _urls.get(key)
     if shape is None:
@@ -542,6 +602,7 @@ _SUBCOMMANDS: Final = _words(
     """XINFO XGROUP OBJECT MEMORY BITOP CLIENT CONFIG SCRIPT ACL CLUSTER FUNCTION PUBSUB SLOWLOG LATENCY MODULE COMMAND
     DEBUG"""
 )
+_SEVERAL_KEYS: Final = _NO_KEY | _ALL_KEYS | _PAIRS | _ALL_BUT_LAST | {"XREAD", "XREADGROUP"}
 #: Separators, and the braces of a cluster's hash tag.
 _KEY_PARTS = re.compile(r"([:/|#{}])")
 _keys = _Cache()
@@ -564,6 +625,21 @@ def redis(command: str | bytes, args: Sequence[Any] = ()) -> RedisShape:
     return RedisShape(shape[:MAX_CHARS], name, redis_effect(operation), parameters(tuple(args)), len(keys))
 
 
+_one_key: dict[str | bytes, bool] = {}
+
+
+def names_one_key(command: str | bytes) -> bool:
+    """Whether a command's first argument is its key, the only one, so that both decide about its shape."""
+    known = _one_key.get(command)
+    if known is None:
+        text = command.decode("ascii", "replace") if isinstance(command, bytes) else str(command)
+        name = text.upper()
+        known = not (name in _SEVERAL_KEYS or name in _COUNTED or name in _SUBCOMMANDS or name.split() != [name])
+        if len(_one_key) < CACHE_SIZE:
+            _one_key[command] = known
+    return known
+
+
 def redis_effect(operation: str) -> Effect:
     """What a command does, by its upper-case name. Scripts and functions are not guessed at."""
     if operation in _REDIS_READS:
@@ -575,14 +651,15 @@ def redis_effect(operation: str) -> Effect:
 
 def redis_key(key: Any) -> str:
     """A key with its ids as ``{}``: "order:42:lines" is "order:{}:lines"."""
-    text = _text(key)
-    template = _keys.get(text)
+    known = skeleton(key)
+    template = _keys.get(known) if known is not None else None
     if template is None:
-        parts = _KEY_PARTS.split(text)
+        parts = _KEY_PARTS.split(_text(key))
         template = "".join(_template(part) if index % 2 == 0 else part.strip("{}") for index, part in enumerate(parts))
         template = _REPEATED.sub("{}", template)[:200]
-        _keys.put(text, template)
-    return template  # type: ignore[no-any-return]
+        if known is not None:
+            _keys.put(known, template)
+    return template
 
 
 def _redis_keys(operation: str, args: Sequence[Any]) -> Sequence[Any]:

@@ -5,13 +5,16 @@ A pipeline is one call with many items, whatever commands are in it; a command o
 
 from __future__ import annotations
 
+import functools
 import weakref
+from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Any, ClassVar, Final
 
 from jobdoctor import fingerprint
-from jobdoctor.capture.probes.base import Probe, recorded, recorded_async
-from jobdoctor.capture.recorder import BATCHED, Call, Recorder
+from jobdoctor.capture import recorder
+from jobdoctor.capture.probes.base import Probe, foreign, occupied, recorded, recorded_async, renewed
+from jobdoctor.capture.recorder import BATCHED, Call, Recorder, Shape
 
 LIBRARY = "redis"
 
@@ -25,64 +28,171 @@ _MEMBERS: Final = {
 #: Commands of a pipeline that its fingerprint names, in the order of their first use.
 _NAMED = 6
 
-_targets: dict[int, tuple[weakref.ref[Any], str]] = {}
+#: Shapes remembered for each server; keys that are no ids after all make each one new.
+_SHAPES: Final = 1024
+#: Commands of a pipeline that are looked at: for its name, and for its bytes.
+_LOOKED_AT: Final = 200
+_MEASURED: Final = 1000
+
+
+class _Known:
+    """A command on keys of one template: its shape, where the members begin that it is about, and how many arguments
+    one takes (0: it is about its key)."""
+
+    __slots__ = ("first", "shape", "step")
+
+    def __init__(self, shape: Shape, first: int, step: int) -> None:
+        self.shape = shape
+        self.first = first
+        self.step = step
+
+
+class _Server:
+    """A server's database, as one pool reaches it. ``known``: by command and the key's skeleton."""
+
+    __slots__ = ("known", "reference", "target")
+
+    def __init__(self, reference: Callable[[], Any], target: str) -> None:
+        self.reference = reference
+        self.target = target
+        self.known: dict[tuple[Any, Any], _Known] = {}
+
+
+_servers: dict[int, _Server] = {}
+
+
+def _server(client: Any) -> _Server:
+    pool = getattr(client, "connection_pool", None)
+    server = _servers.get(id(pool))
+    if server is None or server.reference() is not pool:
+        if pool is None:
+            return _Server(lambda: None, "")
+        settings = pool.connection_kwargs
+        path = settings.get("path")
+        if path:
+            target = f"unix://{path}"
+        else:
+            host, port = settings.get("host", "localhost"), settings.get("port", 6379)
+            target = f"redis://{host}:{port}/{settings.get('db') or 0}"
+        server = _Server(weakref.ref(pool), target)
+        if len(_servers) > 200:
+            _servers.clear()
+        _servers[id(pool)] = server
+    return server
 
 
 def target_of(client: Any) -> str:
     """ "redis://host:port/db" of a client, by its pool."""
-    pool = getattr(client, "connection_pool", None)
-    if pool is None:
-        return ""
-    entry = _targets.get(id(pool))
-    if entry is not None and entry[0]() is pool:
-        return entry[1]
-    settings = pool.connection_kwargs
-    path = settings.get("path")
-    if path:
-        target = f"unix://{path}"
-    else:
-        target = f"redis://{settings.get('host', 'localhost')}:{settings.get('port', 6379)}/{settings.get('db') or 0}"
-    if len(_targets) > 200:
-        _targets.clear()
-    _targets[id(pool)] = (weakref.ref(pool), target)
-    return target
+    return _server(client).target
+
+
+def _known(rec: Recorder, server: _Server, words: Sequence[Any]) -> _Known | None:
+    """What is known of a command that names one key; None of others."""
+    if len(words) < 2:
+        return None
+    command = words[0]
+    skeleton = fingerprint.skeleton(words[1])
+    known = server.known.get((command, skeleton))
+    if known is None:
+        if skeleton is None or not fingerprint.names_one_key(command):
+            return None
+        shape = fingerprint.redis(command, words[1:2])
+        known = _Known(_interned(rec, server, shape), *_MEMBERS.get(shape.operation, (0, 0)))
+        if len(server.known) >= _SHAPES:
+            server.known.clear()
+        server.known[command, skeleton] = known
+    elif known.shape.generation is not rec.generation:
+        known.shape = renewed(rec, known.shape)
+    return known
+
+
+def _interned(rec: Recorder, server: _Server, known: fingerprint.RedisShape) -> Shape:
+    return rec.shape("redis", known.operation, known.shape, target=server.target, library=LIBRARY, effect=known.effect)
+
+
+def _begin(rec: Recorder, args: tuple[Any, ...]) -> tuple[Call, int] | None:
+    """The call and how many keys or members it is about, 0 when that is one."""
+    if rec.silent or occupied(rec):
+        return None
+    try:
+        server = _server(args[0])
+        words = args[1:]
+        known = _known(rec, server, words)
+        if known is None:
+            other = fingerprint.redis(words[0], words[1:])
+            items = other.keys if other.keys > 1 else 0
+            call = rec.begin(_interned(rec, server, other), params=other.distinct, flags=BATCHED if items > 1 else 0)
+        else:
+            params = fingerprint.parameters(words[1:])
+            items = (len(words) - 1 - known.first) // known.step if known.step else 0
+            call = rec.begin(known.shape, params=params, flags=BATCHED if items > 1 else 0)
+        return (call, items if items > 1 else 0) if call is not None else None
+    except Exception as error:
+        if foreign(error):
+            raise
+        return None
+
+
+def _end(begun: tuple[Call, int], args: tuple[Any, ...], result: Any) -> None:
+    call, items = begun
+    try:
+        kind = type(result)
+        received = len(result) if kind is str or kind is bytes else _size(result) if kind is list else 0
+        call.end(None, None, _size(args), received, 0, items)
+    except Exception as error:
+        call.end()
+        if foreign(error):
+            raise
 
 
 def _size(arguments: Any) -> int:
-    return sum(len(argument) for argument in arguments if type(argument) in (bytes, str))
+    size = 0
+    for argument in arguments:
+        kind = type(argument)
+        if kind is str or kind is bytes:
+            size += len(argument)
+    return size
 
 
-def _begin_command(rec: Recorder, args: tuple[Any, ...], _kwargs: dict[str, Any]) -> Call | None:
-    client = args[0]
-    known = fingerprint.redis(args[1], args[2:])
-    shape = rec.shape(
-        "redis", known.operation, known.shape, target=target_of(client), library=LIBRARY, effect=known.effect
-    )
-    items = _items(known, args)
-    return rec.begin(shape, params=known.distinct, flags=BATCHED if items > 1 else 0)
+def _command(original: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(original)
+    def execute_command(*args: Any, **kwargs: Any) -> Any:
+        rec = recorder.current
+        begun = _begin(rec, args) if rec is not None else None
+        if begun is None:
+            return original(*args, **kwargs)
+        try:
+            result = original(*args, **kwargs)
+        except BaseException as error:
+            begun[0].end(error)
+            raise
+        _end(begun, args, result)
+        return result
+
+    return execute_command
 
 
-def _items(known: fingerprint.RedisShape, args: tuple[Any, ...]) -> int:
-    if known.keys > 1:
-        return known.keys
-    members = _MEMBERS.get(known.operation)
-    return (len(args) - 2 - members[0]) // members[1] if members is not None else 0
+def _command_async(original: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(original)
+    async def execute_command(*args: Any, **kwargs: Any) -> Any:
+        rec = recorder.current
+        begun = _begin(rec, args) if rec is not None else None
+        if begun is None:
+            return await original(*args, **kwargs)
+        try:
+            result = await original(*args, **kwargs)
+        except BaseException as error:
+            begun[0].end(error)
+            raise
+        _end(begun, args, result)
+        return result
+
+    return execute_command
 
 
-def _end_command(_rec: Recorder, call: Call, args: tuple[Any, ...], result: Any) -> None:
-    items = 0
-    if call.flags & BATCHED:
-        items = _items(fingerprint.redis(args[1], args[2:]), args)
-    call.end(
-        sent=_size(args[1:]),
-        received=len(result) if type(result) in (bytes, str) else _size(result) if type(result) is list else 0,
-        items=items,
-    )
-
-
-def _command_of(entry: Any) -> tuple[Any, ...]:
+def _words_of(entry: Any) -> Sequence[Any]:
     """The arguments of a pipeline's queued command: a pair of them and options, or an object that has them."""
-    return tuple(entry.args if hasattr(entry, "args") else entry[0])
+    return entry[0] if type(entry) is tuple else tuple(entry.args)
 
 
 def _begin_pipeline(rec: Recorder, args: tuple[Any, ...], _kwargs: dict[str, Any]) -> Call | None:
@@ -90,21 +200,31 @@ def _begin_pipeline(rec: Recorder, args: tuple[Any, ...], _kwargs: dict[str, Any
     stack = client.command_stack
     if not stack:
         return None
+    server = _server(client)
     shapes: dict[str, None] = {}
     effects: set[str] = set()
-    for entry in stack[:200]:
-        words = _command_of(entry)
-        known = fingerprint.redis(words[0], words[1:])
-        shapes[known.shape] = None
-        effects.add(known.effect)
+    sent = 0
+    for number, entry in enumerate(stack[:_MEASURED]):
+        words = _words_of(entry)
+        sent += _size(words)
+        if number < _LOOKED_AT:
+            known = _known(rec, server, words)
+            if known is not None:
+                identity = known.shape.identity
+                shapes[identity[2]] = None
+                effects.add(identity[5])
+            else:
+                other = fingerprint.redis(words[0], words[1:])
+                shapes[other.shape] = None
+                effects.add(other.effect)
     names = list(shapes)
     text = "PIPELINE " + "; ".join(names[:_NAMED]) + ("; ..." if len(names) > _NAMED else "")
     effect = next((effect for effect in ("write", "unknown", "read") if effect in effects), "none")
-    shape = rec.shape("redis", "PIPELINE", text, target=target_of(client), library=LIBRARY, effect=effect)
+    shape = rec.shape("redis", "PIPELINE", text, target=server.target, library=LIBRARY, effect=effect)
     call = rec.begin(shape, flags=BATCHED)
     if call is not None:
         # The stack is emptied by the time that the call ends.
-        call.cell.add(items=len(stack), sent=sum(_size(_command_of(entry)) for entry in stack[:1000]))
+        call.cell.add(items=len(stack), sent=sent)
     return call
 
 
@@ -125,7 +245,8 @@ class RedisProbe(Probe):
         m: Any = module
         name = module.__name__
         client = m.Redis if name.startswith("redis") else m.Valkey
-        wrap = recorded_async if "asyncio" in name else recorded
+        asynchronous = "asyncio" in name
         for owner, method in ((client, "execute_command"), (m.Pipeline, "immediate_execute_command")):
-            self.replace(owner, method, lambda original: wrap(original, _begin_command, _end_command))
+            self.replace(owner, method, _command_async if asynchronous else _command)
+        wrap = recorded_async if asynchronous else recorded
         self.replace(m.Pipeline, "execute", lambda original: wrap(original, _begin_pipeline))
