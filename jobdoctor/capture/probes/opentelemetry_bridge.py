@@ -19,9 +19,10 @@ from typing import Any, ClassVar, Final, NamedTuple
 from jobdoctor import fingerprint
 from jobdoctor.capture import recorder
 from jobdoctor.capture.calls import inside
+from jobdoctor.capture.probes.afterwards import past
 from jobdoctor.capture.probes.base import Probe, foreign
 from jobdoctor.capture.probes.http_client import effect_of
-from jobdoctor.capture.recorder import BATCHED, Call, Recorder, Shape
+from jobdoctor.capture.recorder import BATCHED, Recorder
 
 LIBRARY = "opentelemetry"
 
@@ -251,7 +252,7 @@ def _ended(rec: Recorder, span: Any, opened: _Open) -> None:
             effect=found.effect,
         )
         batched = BATCHED if found.items > 1 else 0
-        call = _past(rec, shape, opened.start, found.params, batched)
+        call = past(rec, shape, opened.start, params=found.params, flags=batched)
         if call is not None:
             call.end(
                 _error(span, attributes),
@@ -264,19 +265,6 @@ def _ended(rec: Recorder, span: Any, opened: _Open) -> None:
     except Exception as error:
         if foreign(error):
             raise
-
-
-def _past(rec: Recorder, shape: Shape, start_ns: int, params: int, flags: int) -> Call | None:
-    """A call that is over and began at ``start_ns``. The wall time since then is the call's, unless another one was in
-    flight meanwhile."""
-    with rec.lock:
-        busy, last = rec.busy, rec.last
-        call = rec.begin(shape, params=params, flags=flags)
-        if call is not None and start_ns < call.start:
-            if not busy:
-                rec.words[rec.channels_at + call.cell.channel] += call.start - max(start_ns, last)
-            call.start = start_ns
-        return call
 
 
 def _error(span: Any, attributes: Mapping[str, Any]) -> BaseException | None:

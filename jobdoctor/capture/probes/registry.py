@@ -15,6 +15,7 @@ from types import ModuleType
 from typing import Any
 
 from jobdoctor.capture.probes.aiohttp_client import AiohttpProbe
+from jobdoctor.capture.probes.asyncio_locks import AsyncioLockProbe
 from jobdoctor.capture.probes.asyncpg_driver import AsyncpgPoolProbe, AsyncpgProbe
 from jobdoctor.capture.probes.base import Probe
 from jobdoctor.capture.probes.django_connection import DjangoProbe
@@ -41,6 +42,7 @@ from jobdoctor.capture.probes.sqlalchemy_dialect import SqlAlchemyProbe
 from jobdoctor.capture.probes.sqlalchemy_pool import SqlAlchemyPoolProbe
 from jobdoctor.capture.probes.sqlite_driver import SqliteProbe
 from jobdoctor.capture.probes.subprocesses import SubprocessProbe
+from jobdoctor.capture.probes.waits import ThreadWaitProbe
 from jobdoctor.model import ProbeStatus
 
 #: In the order of installation. To add a probe: one file and its line.
@@ -66,6 +68,8 @@ PROBES: tuple[Probe, ...] = (
     FileLockProbe(),
     PollingFileLockProbe(),
     ThreadLockProbe(),
+    ThreadWaitProbe(),
+    AsyncioLockProbe(),
     SleepProbe(),
     AsyncioSleepProbe(),
     SubprocessProbe(),

@@ -190,3 +190,23 @@ def test_everything_is_put_back() -> None:
     probes.uninstall_all()
     assert all(one is other for one, other in zip(attributes(), before, strict=True))
     assert (gc.callbacks, sys.meta_path) == (callbacks, finders)
+
+
+def test_waits_that_time_out_are_sleeps(record: Record) -> None:
+    done, condition = threading.Event(), threading.Condition()
+    with record() as recorded:
+        for _ in range(3):
+            assert not done.wait(0.02)
+            here = line(-1)
+        with condition:
+            assert not condition.wait(timeout=0.02)
+        threading.Timer(0.02, done.set).start()
+        assert done.wait(5)  # for the job's own thread
+        assert done.wait(5)
+        assert not threading.Event().wait(0)
+    event, other = recorded.of("sleep")
+    assert (event.operation, event.fingerprint, event.count) == ("wait", "threading.Event.wait", 3)
+    assert event.callsite == f"tests/capture/probes/test_small_probes.py:{here}"
+    assert event.min_ns >= 20_000_000
+    assert (other.fingerprint, other.count) == ("threading.Condition.wait", 1)
+    assert 80_000_000 <= recorded.recording.channel_ns["sleep"] <= event.total_ns + other.total_ns
