@@ -92,6 +92,7 @@ class Observation(Struct):
     oom_kills: int = 0  # ``Sampler.oom_kills()``: what the kernel's out-of-memory killer did while the horse ran
     own_cpu_ns: int | None = None  # SimpleWorker and record(): CPU of the process over the execution
     killed_by_us: str = ""  # "timeout" or "stopped", when the parent killed the horse itself
+    lost_worker: bool = False  # the parent died while the job ran: nobody has waited for the horse
     payload: Payload | None = None
     profile: Profile | None = None
     locks: list[LockWait] = field(default_factory=list)  # of the lock observer; ``start_ns`` of the performance counter
@@ -120,6 +121,8 @@ def assemble(facts: ExecutionFacts, observation: Observation, recording: Recordi
     # Another machine's clock may run ahead of ours: no wait is then claimed, and the order of instants is kept.
     enqueued_at_ns = min(enqueued_at_ns, dequeued_at_ns)
     missing = list(observation.not_captured)
+    if observation.lost_worker:
+        missing.append("The end of the job's process: its worker died while the job ran, and nobody waited for it")
     if observation.sampler_missing:
         missing.append(f"CPU and memory over time: {observation.sampler_missing}")
     if recording is None:
@@ -457,6 +460,12 @@ def _in_words(recording: Recording | None, clock: _Clock, observation: Observati
 def _death(facts: ExecutionFacts, observation: Observation, recording: Recording | None, clock: _Clock) -> Death | None:
     """How the horse died; None when it ended by itself with status 0, or there was no horse."""
     status = observation.wait_status
+    if observation.lost_worker and facts.outcome == "killed":
+        return Death(
+            cause="lost-worker",
+            last_rss_bytes=observation.samples[-1].rss_bytes if observation.samples else 0,
+            in_flight=_in_words(recording, clock, observation),
+        )
     if not status:
         return None
     number = os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0

@@ -326,6 +326,17 @@ def wait_and_sample(
             os.close(descriptor)
 
 
+def inherited_bytes(pid: int) -> int:
+    """What a process forked by this one has in memory from the start: its anonymous pages. Pages of files are mapped
+    again when they are used. 0 where /proc does not say."""
+    try:
+        with open(f"/proc/{pid}/statm", "rb") as memory:
+            _, resident, shared, *_ = memory.read().split()
+        return max(0, int(resident) - int(shared)) * _PAGE
+    except (OSError, ValueError):
+        return 0
+
+
 def rusage_of(usage: struct_rusage, baseline_rss_bytes: int = 0) -> Rusage:
     """What the kernel says of a child that ended. ``ru_maxrss`` is in KiB on Linux, in bytes on macOS."""
     unit = 1 if platform.system() == "Darwin" else 1024

@@ -1,5 +1,5 @@
-"""pyinstrument on chosen executions: which are chosen, its start and stop in the horse, and the way of its result to
-the parent (a side file, because it does not fit the recorder's memory).
+"""pyinstrument on chosen executions (``profile_policy`` chooses): its start and stop in the horse, and the way of its
+result out of it (a side file, because it does not fit the recorder's memory).
 
 pyinstrument samples the Python stack of the job's thread by wall time. It costs nothing measurable in a job that waits
 and up to x2.7 in one that does nothing but call Python functions, so it never runs on every execution. It is imported
@@ -12,66 +12,18 @@ import heapq
 import os
 import tempfile
 import uuid
-from typing import Any, Literal
+from typing import Any
 
-from msgspec import MsgspecError, Struct, msgpack
+from msgspec import MsgspecError, msgpack
 
 from jobdoctor.capture.callsites import is_application, relative
 from jobdoctor.capture.foreign import foreign
 from jobdoctor.model import Profile, ProfileFrame
 
-ProfileMode = Literal["auto", "always", "never"]
-
 INTERVAL_MS = 1.0
 #: Frames below this share of the duration are left out: their time is in their callers.
 SMALLEST_SHARE = 0.005
 FRAMES = 400
-#: Of a job's total time, what its profiled executions may take.
-BUDGET_SHARE = 0.01
-#: A job that takes less gives too few samples (at 1 ms) to be worth a second profile.
-WORTHWHILE_NS = 20_000_000
-#: With this share of CPU a job's hot path is what a profile is for: it may have its budget twice.
-CPU_HEAVY_SHARE = 0.5
-
-
-class _Spent(Struct):
-    executions: int = 0
-    total_ns: int = 0
-    cpu_ns: int = 0
-    profiled_ns: int = 0
-
-
-class ProfilePolicy:
-    """Which executions are profiled, decided in the worker before each one.
-
-    ``auto``: the first execution of each job in this worker, and then while those that were profiled took at most
-    ``BUDGET_SHARE`` of the job's total time, of jobs that run long enough; CPU-heavy jobs have twice the budget.
-    """
-
-    def __init__(self, mode: ProfileMode = "auto") -> None:
-        self.mode = mode
-        self._jobs: dict[str, _Spent] = {}
-
-    def choose(self, job: str) -> bool:
-        """Whether the next execution of the job is to be profiled."""
-        if self.mode != "auto":
-            return self.mode == "always"
-        spent = self._jobs.get(job)
-        if spent is None or not spent.executions:
-            return True
-        if spent.total_ns < WORTHWHILE_NS * spent.executions:
-            return False
-        heavy = spent.cpu_ns >= CPU_HEAVY_SHARE * spent.total_ns
-        return spent.profiled_ns <= spent.total_ns * BUDGET_SHARE * (2 if heavy else 1)
-
-    def report(self, job: str, duration_ns: int, cpu_ns: int = 0, profiled: bool = False) -> None:
-        """How long an execution of the job took, the CPU of it, and whether it was profiled."""
-        spent = self._jobs.setdefault(job, _Spent())
-        spent.executions += 1
-        spent.total_ns += duration_ns
-        spent.cpu_ns += cpu_ns
-        if profiled:
-            spent.profiled_ns += duration_ns
 
 
 class StackProfile:

@@ -1,24 +1,16 @@
-"""What RQ knows of an execution, read off the job and the worker: names, times, attempt, retry policy."""
+"""What RQ's job says of an execution: its instants, and which attempt it is."""
 
 from __future__ import annotations
 
-import os
-import socket
 from datetime import UTC, datetime
-from typing import Any
 
 from rq.job import Job
-from rq.version import VERSION
 
-from jobdoctor.capture.assemble import ExecutionFacts
-from jobdoctor.model import ResultInfo, RetryPolicy, WorkerKind
 from jobdoctor.rq import stamps
-from jobdoctor.rq.names import job_name
 
 #: Between the job's creation and its being put in the queue, beyond which it waited somewhere else. Enqueueing takes
 #: a few milliseconds; a registry's shortest delay is a second.
 SCHEDULED_GAP_NS = 1_000_000_000
-_HOST = socket.gethostname()
 
 
 def epoch_ns(moment: datetime | None) -> int:
@@ -48,39 +40,3 @@ def attempt(job: Job) -> tuple[int, int | None]:
         if again and job.retry_intervals and len(job.retry_intervals) > began_with:
             began_with = len(job.retry_intervals)
     return 1 + returned + began_with - left, began_with
-
-
-def gather(worker: Any, job: Job, queue: Any, kind: WorkerKind, slos_ms: dict[str, float]) -> ExecutionFacts:
-    """The facts as they are when the job was taken from the queue. The outcome is filled in later."""
-    number, began_with = attempt(job)
-    created, enqueued = epoch_ns(job.created_at), epoch_ns(job.enqueued_at)
-    waited = bool(created and enqueued and enqueued - created > SCHEDULED_GAP_NS)
-    delayed = number > 1 and any(job.retry_intervals or ())
-    name = job_name(job)
-    return ExecutionFacts(
-        id="",
-        job_id=job.id,
-        job=name,
-        queue=queue.name,
-        worker=worker.name,
-        worker_kind=kind,
-        outcome="finished",
-        created_at_ns=created,
-        enqueued_at_ns=enqueued,
-        attempt=number,
-        scheduled=(waited and number == 1) or delayed,
-        worker_queues=[each.name for each in worker.queues],
-        host=_HOST,
-        pid=os.getpid(),
-        rq_version=VERSION,
-        timeout_s=float(job.timeout) if job.timeout is not None and job.timeout > 0 else None,
-        failure_ttl_s=job.failure_ttl,
-        retry=RetryPolicy(max_retries=began_with, retries_left=job.retries_left, intervals_s=_intervals(job)),
-        slo_ms=slos_ms.get(name),
-        trigger=stamps.read(job, scheduled=waited and number == 1),
-        result=ResultInfo("", ttl_s=job.get_result_ttl(worker.default_result_ttl)),
-    )
-
-
-def _intervals(job: Job) -> list[int]:
-    return [int(interval) for interval in job.retry_intervals or ()]

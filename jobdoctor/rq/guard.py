@@ -10,7 +10,7 @@ from jobdoctor.capture.foreign import foreign
 logger = logging.getLogger("jobdoctor")
 
 #: What was logged already: (hook, type of the error). Once for each kind, so that a worker's log stays readable.
-_logged: set[tuple[str, type]] = set()
+_logged: set[tuple[str, str]] = set()
 
 
 class Guard:
@@ -39,6 +39,11 @@ class Guard:
         problem = f"{hook} failed: {type(error).__name__}: {error}"[:300]
         if problem not in self.problems and len(self.problems) < 20:
             self.problems.append(problem)
-        if (hook, type(error)) not in _logged and len(_logged) < 200:
-            _logged.add((hook, type(error)))
-            logger.warning("jobdoctor: %s; the job is not affected", problem, exc_info=error)
+        log(hook, type(error).__name__, problem, error)
+
+
+def log(hook: str, kind: str, problem: str, error: BaseException | None = None) -> None:
+    """Logs the first problem of its kind."""
+    if (hook, kind) not in _logged and len(_logged) < 200:
+        _logged.add((hook, kind))
+        logger.warning("jobdoctor: %s; the job is not affected", problem, exc_info=error)

@@ -63,13 +63,10 @@ def _without_own_frames(error: BaseException) -> None:
 class Horse:
     """One execution, as the process sees it that runs the job."""
 
-    def __init__(
-        self, rec: recorder.Recorder, execution_id: str, job_name: str, guard: Guard, profile_path: str = ""
-    ) -> None:
+    def __init__(self, rec: recorder.Recorder, execution_id: str, guard: Guard, profile_path: str = "") -> None:
         self.recorder = rec
         self.profile_path = profile_path  # where the profile goes; empty: none is made
         self.execution_id = execution_id
-        self.job_name = job_name
         self.guard = guard
         self.phase = "setup"
         self.timed_out = False
@@ -115,6 +112,7 @@ class Horse:
         """Recording ends, in a process that lives on."""
         self.recorder.mark("end")
         recorder.stop()
+        self.recorder.release()
 
     def mark(self, phase: str) -> None:
         """A phase begins."""
@@ -166,7 +164,7 @@ class Horse:
 
     def _performing(self, original: Callable[..., Any]) -> Callable[..., Any]:
         def perform(*args: Any, **kwargs: Any) -> Any:
-            stamps.enter_execution(self.execution_id, self.job_name)
+            stamps.enter_execution(self.execution_id)
             if self.profile_path:
                 self._profile = stack_profile.StackProfile()
                 self._profile.start()
@@ -300,13 +298,13 @@ class _MeasuringSerializer:
 
 # ------------------------------------------------------------------------------------------------------ spawned horses
 
-#: Tells a spawned horse where the recorder's memory is, where a profile goes, and what it records: four fields.
+#: Tells a spawned horse where the recorder's memory is, where a profile goes, and what it records: three fields.
 SPAWN_VARIABLE = "JOBDOCTOR_HORSE"
 
 
-def spawn_value(path: str, profile_path: str, execution_id: str, job_name: str) -> str:
+def spawn_value(path: str, profile_path: str, execution_id: str) -> str:
     """The value of SPAWN_VARIABLE."""
-    return "|".join((path, profile_path, execution_id, job_name))
+    return "|".join((path, profile_path, execution_id))
 
 
 def from_environment(guard: Guard) -> Horse | None:
@@ -314,8 +312,8 @@ def from_environment(guard: Guard) -> Horse | None:
     value = os.environ.pop(SPAWN_VARIABLE, "")
     if not value:
         return None
-    path, profile_path, execution_id, job_name = value.split("|", 3)
+    path, profile_path, execution_id = value.split("|", 2)
     memory = recorder.open_memory(path)
     if memory.path is None:
         return None
-    return Horse(recorder.Recorder(memory.buffer), execution_id, job_name, guard, profile_path)
+    return Horse(recorder.Recorder(memory.buffer), execution_id, guard, profile_path)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from rq.job import Job
 from rq.serializers import DefaultSerializer, JSONSerializer
 
-from jobdoctor.capture import payload
-
 UNDESERIALIZABLE = "(undeserializable)"
+#: How a pickle of RQ's (name, None, args, kwargs) begins: protocol, frame, mark, the name as short text.
+_PICKLED = re.compile(rb"\x80[\x04\x05](?:\x95.{8})?\(\x8c(.)", re.DOTALL)
 
 
 def serializer_name(serializer: Any) -> str:
@@ -36,10 +37,30 @@ def job_name(job: Job) -> str:
         instance = job.__dict__.get("_instance")
         return known if instance is None or "." in known else f"{dotted(type(instance))}.{known}"
     data = job.__dict__.get("_data")
-    found = payload.function_name(data, serializer_name(job.serializer)) if isinstance(data, bytes) else None
-    if found is None and job.description:
+    if not isinstance(data, bytes):
+        return name_of_data(b"", "", job.description or "")
+    return name_of_data(data, serializer_name(job.serializer), job.description or "")
+
+
+def name_of_data(data: bytes, serializer: str, description: str) -> str:
+    """The dotted name of the function that serialised data, or else a job's description, tells of."""
+    found = _plain_name(data) if serializer == "pickle" else None
+    if found is None and data:
+        from jobdoctor.capture import payload  # only here: most names are plain, and workers need no more of it
+
+        found = payload.function_name(data, serializer)
+    if found is None and description:
         # RQ's description is the call as text: "app.tasks.sync(...)". Only the name of it may be kept.
-        name, opened, _ = job.description.partition("(")
+        name, opened, _ = description.partition("(")
         if opened and all(part.isidentifier() for part in name.split(".")):
             found = name
     return found or UNDESERIALIZABLE
+
+
+def _plain_name(data: bytes) -> str | None:
+    """The name of a function (no method) that pickle wrote, read off the first bytes."""
+    begun = _PICKLED.match(data)
+    if begun is None:
+        return None
+    end = begun.end() + begun[1][0]
+    return data[begun.end() : end].decode("utf-8", "replace") if data[end : end + 2] == b"\x94N" else None

@@ -1,46 +1,59 @@
-"""What a worker process keeps from job to job: the recorder's memory, the way to the stream, the settings."""
+"""What a worker process keeps from job to job: the recorder's memories, and the line to its witness."""
 
 from __future__ import annotations
 
-import atexit
-import logging
 import os
+import socket
+import weakref
 from typing import Any
 
-from jobdoctor import config
 from jobdoctor.capture import recorder
-from jobdoctor.capture.lock_observer import LockObserver
 from jobdoctor.capture.memory import memory_path, open_memory, remove_stale
-from jobdoctor.capture.stack_profile import ProfilePolicy
-from jobdoctor.errors import JobdoctorError
-from jobdoctor.rq.stream_writer import StreamWriter
+from jobdoctor.rq.guard import log
+from jobdoctor.rq.witness_link import Setting, WitnessLink
 
-logger = logging.getLogger("jobdoctor")
+#: Memories that are used in turn: one that a horse writes, and those that the witness still reads.
+MEMORIES = 3
 
 
 class WorkerState:
-    """Made at a worker's first job, in its own process."""
+    """Made before a worker's first job, in its own process."""
 
-    def __init__(self, connection: Any, *, spawns: bool) -> None:
+    def __init__(self, worker: Any, *, spawns: bool) -> None:
         self.pid = os.getpid()
         self.spawns = spawns
-        try:
-            settings = config.load()
-        except JobdoctorError as error:
-            logger.warning("jobdoctor: %s; going on with the defaults", error)
-            settings = config.Settings()
-        self.slos_ms = dict(settings.slo_ms)
-        self.profiles = ProfilePolicy(settings.profile)
         # A forked horse shares the memory; a spawned one has to find it by its path.
-        self.memory = open_memory(memory_path() if spawns else None)
+        self.memories = [open_memory(memory_path() if spawns else None) for _ in range(MEMORIES)]
         if spawns:
-            atexit.register(self._remove_file)
             remove_stale()
         recorder.calibrate()
-        self.recorder = recorder.Recorder(self.memory.buffer)
-        self.observer = LockObserver()
-        self.writer = StreamWriter(connection, maxlen=settings.stream_maxlen)
+        self.link = WitnessLink(
+            worker.connection, worker.name, [queue.name for queue in worker.queues], self.memories, _witness
+        )
+        # For workers that are given up without having been told to end; at the latest when the interpreter exits.
+        self._at_end = weakref.finalize(worker, _end, self.link)
+        self.link.start()
 
-    def _remove_file(self) -> None:
-        if self.memory.path is not None and os.getpid() == self.pid:
-            self.memory.close()
+    def close(self) -> None:
+        """The witness writes what it has, and ends."""
+        self._at_end()
+        self.log_problems()
+
+    def log_problems(self) -> None:
+        """What failed in the witness is said where the worker's log is read."""
+        for what, problem in self.link.heard():
+            log(what, problem.partition(":")[0], f"{what}: {problem}")
+
+
+def _witness(line: socket.socket, setting: Setting) -> None:
+    from jobdoctor.rq import witness  # in its process only: the worker needs nothing of what this imports
+
+    witness.main(line, setting)
+
+
+def _end(link: WitnessLink) -> None:
+    if os.getpid() != link.owner:
+        return
+    link.close()
+    for memory in link.memories:
+        memory.close()

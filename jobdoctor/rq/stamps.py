@@ -39,8 +39,8 @@ _wrapped: list[tuple[type, str, Any]] = []
 #: Outside of jobs too: set by ``stamp_enqueues``.
 _everywhere = False
 _logged = False
-#: The execution whose job runs in this process, and that job's name: set by the horse.
-_execution: tuple[str, str] | None = None
+#: The execution whose job runs in this process: set by the horse.
+_execution = ""
 _host = ""
 #: Serializers (by identity, kept alive) that are known to be able to write a stamp.
 _able: dict[int, tuple[Any, bool]] = {}
@@ -73,16 +73,16 @@ def uninstall() -> None:
         setattr(owner, name, original)
 
 
-def enter_execution(execution_id: str, job: str) -> None:
+def enter_execution(execution_id: str) -> None:
     """The horse is about to run this execution's job."""
     global _execution
-    _execution = (execution_id, job)
+    _execution = execution_id
 
 
 def leave_execution() -> None:
     """The job is over."""
     global _execution
-    _execution = None
+    _execution = ""
 
 
 def _wrap(owner: type, name: str, make: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
@@ -160,10 +160,9 @@ def _facts(parent: Job | None) -> dict[str, Any]:
     if parent is not None:
         facts["k"] = "job"
         facts["i"] = parent.id
-        if _execution is not None:
-            facts["e"], facts["j"] = _execution
-        else:
-            facts["j"] = job_name(parent)
+        facts["j"] = job_name(parent)
+        if _execution:
+            facts["e"] = _execution
     else:
         if by_cron:
             facts["k"] = "cron"

@@ -1,7 +1,7 @@
-"""Writes executions to the stream, on the worker's own connection: one XADD each.
+"""Writes executions to the stream: one XADD each.
 
-When the server does not take one (it is away, out of memory, read-only), it waits in a bounded buffer and goes with the
-next; what the buffer cannot hold is counted, and the next entry says how many were lost.
+When the server does not take one (it is away, out of memory, read-only), it waits in a bounded buffer until the server
+does; what the buffer cannot hold is counted, and the next entry says how many were lost.
 """
 
 from __future__ import annotations
@@ -45,9 +45,17 @@ class StreamWriter:
 
     def write(self, execution: Execution) -> bool:
         """Sends what waits, then ``execution``. False: it is held back, for the next time."""
+        self._append(execution)
+        return self.flush()
+
+    def hold(self, execution: Execution) -> None:
+        """As ``write``, when it is known that the server is away."""
+        self._append(execution)
+        self._drop()
+
+    def _append(self, execution: Execution) -> None:
         self._waiting.append(_Entry(encode(execution, lost=self.lost), self.lost))
         self.lost = 0
-        return self.flush()
 
     def flush(self) -> bool:
         """Sends what waits, oldest first; false when the server does not take it."""

@@ -4,8 +4,9 @@ Each method below is a step of RQ's worker. It notes something, and calls RQ's o
 differ between RQ's versions). What fails on our side ends in a :class:`~jobdoctor.rq.guard.Guard`: RQ goes on as if we
 were not there. ``JOBDOCTOR_DISABLE=1`` in the worker's environment turns everything off.
 
-RQ calls these methods in two processes. In the worker ``_watch`` is set while a job is being executed; in the process
-that runs the job (the work horse, or a SimpleWorker itself) ``_horse`` is.
+RQ calls these methods in two processes. In the worker ``_taken`` is set while a job is being executed; in the process
+that runs the job (the work horse, or a SimpleWorker itself) ``_horse`` is. A third process, the witness, does the rest
+(``jobdoctor.rq.witness``).
 """
 
 from __future__ import annotations
@@ -17,13 +18,14 @@ from typing import TYPE_CHECKING, Any
 import rq.worker
 from rq.job import Job
 
+from jobdoctor.capture.recorder import Recorder
 from jobdoctor.model import WorkerKind
 from jobdoctor.rq import stamps
 from jobdoctor.rq.guard import Guard
 from jobdoctor.rq.horse import SPAWN_VARIABLE, Horse, from_environment, spawn_value
 from jobdoctor.rq.probing import install_probes
 from jobdoctor.rq.recording_state import WorkerState
-from jobdoctor.rq.watch import ExecutionWatch, own_cpu_ns
+from jobdoctor.rq.taken import TakenJob, own_cpu_ns
 
 if TYPE_CHECKING:
     _Base = rq.worker.Worker
@@ -44,7 +46,7 @@ def disabled() -> bool:
 class WorkerMixin(_Base):
     """Records every execution of the worker class it is mixed into (before RQ's class, in the bases)."""
 
-    _watch: ExecutionWatch | None = None
+    _taken: TakenJob | None = None
     _horse: Horse | None = None
     _recording_state: WorkerState | None = None
     _dequeued_ns: int = 0
@@ -52,50 +54,67 @@ class WorkerMixin(_Base):
     # ------------------------------------------------------------------------------------------------------ the worker
 
     def bootstrap(self, *args: Any, **kwargs: Any) -> Any:
-        if not disabled():
-            guard = Guard()
-            with guard("bootstrap"):
-                self._prepare(guard)  # before the first job, which would pay for it
-        return super().bootstrap(*args, **kwargs)
+        if disabled():
+            return super().bootstrap(*args, **kwargs)
+        guard = Guard()
+        with guard("bootstrap"):
+            self._prepare(guard)  # before RQ starts a thread
+        try:
+            return super().bootstrap(*args, **kwargs)
+        except BaseException:
+            self._close_recording()
+            raise
+
+    def teardown(self, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return super().teardown(*args, **kwargs)  # type: ignore[no-untyped-call]
+        finally:
+            self._close_recording()
 
     def _prepare(self, guard: Guard) -> WorkerState:
         """What a worker process needs once."""
-        state = self._recording_state
-        if state is None or state.pid != os.getpid():
-            spawns = _SPAWN_WORKER is not None and isinstance(self, _SPAWN_WORKER)
-            state = self._recording_state = WorkerState(self.connection, spawns=spawns)
         with guard("probes"):
             install_probes()
         with guard("stamps"):
             stamps.install()
+        state = self._recording_state
+        if state is None or state.pid != os.getpid():
+            spawns = _SPAWN_WORKER is not None and isinstance(self, _SPAWN_WORKER)
+            state = self._recording_state = WorkerState(self, spawns=spawns)
         return state
+
+    def _close_recording(self) -> None:
+        """The witness writes what is left, before the worker ends."""
+        state = self._recording_state
+        if state is not None and state.pid == os.getpid():
+            self._recording_state = None
+            with Guard()("close"):
+                state.close()
 
     def reorder_queues(self, *args: Any, **kwargs: Any) -> Any:
         self._dequeued_ns = time.perf_counter_ns()  # RQ's first step after it took a job
         return super().reorder_queues(*args, **kwargs)
 
     def execute_job(self, job: Job, queue: Any, *args: Any, **kwargs: Any) -> Any:
-        if disabled() or self._watch is not None:
+        if disabled() or self._taken is not None:
             return super().execute_job(job, queue, *args, **kwargs)
         guard = Guard()
         with guard("execute_job"):
-            self._watch = self._start_watch(job, queue, guard)
+            self._taken = self._take(job, queue, guard)
         try:
             return super().execute_job(job, queue, *args, **kwargs)
         finally:
-            watch, self._watch = self._watch, None
+            taken, self._taken = self._taken, None
             # In a process that RQ's fork left behind (os._exit was replaced, say) there is nothing to report.
-            if watch is not None and self._recording_state is not None and os.getpid() == self._recording_state.pid:
-                with guard("finish"):
-                    watch.finish()
+            if taken is not None and os.getpid() == taken.state.pid:
+                self._finish(taken)
 
-    def _start_watch(self, job: Job, queue: Any, guard: Guard) -> ExecutionWatch:
+    def _take(self, job: Job, queue: Any, guard: Guard) -> TakenJob:
         now = time.perf_counter_ns()
         state = self._prepare(guard)
-        state.recorder.reset()
         kind: WorkerKind = "spawn" if state.spawns else "simple"  # until it forks
         noted, self._dequeued_ns = self._dequeued_ns, 0
-        return ExecutionWatch(
+        return TakenJob(
             self,
             job,
             queue,
@@ -105,77 +124,85 @@ class WorkerMixin(_Base):
             dequeued_ns=noted if 0 <= now - noted < _DEQUEUE_NS else now,
         )
 
+    def _finish(self, taken: TakenJob) -> None:
+        """Interrupted by a signal's exception, it finishes first."""
+        try:
+            with taken.guard("finish"):
+                taken.ended()
+        except BaseException:
+            with taken.guard("finish"):
+                taken.ended()
+            raise
+        taken.state.log_problems()
+
     def prepare_execution(self, *args: Any, **kwargs: Any) -> Any:
         execution = super().prepare_execution(*args, **kwargs)
-        watch = self._watch
-        if watch is not None:
-            with watch.guard("prepare_execution"):
-                watch.identify(execution.id)
+        taken = self._taken
+        if taken is not None:
+            with taken.guard("prepare_execution"):
+                taken.identify(execution.id)
         return execution
 
     def fork_work_horse(self, *args: Any, **kwargs: Any) -> Any:
-        watch, state = self._watch, self._recording_state
-        if watch is None or state is None:
+        taken = self._taken
+        if taken is None:
             return super().fork_work_horse(*args, **kwargs)
-        with watch.guard("fork_work_horse"):
-            if watch.kind != "spawn":
-                watch.kind = watch.facts.worker_kind = "fork"
-            elif state.memory.path is not None:
-                os.environ[SPAWN_VARIABLE] = spawn_value(
-                    state.memory.path, watch.profile_path, watch.facts.id, watch.facts.job
-                )
-            else:
-                watch.guard.problems.append(f"Calls and phases: {state.memory.fallback}")
-            watch.forking()
+        with taken.guard("fork_work_horse"):
+            if taken.kind != "spawn":
+                taken.kind = "fork"
+            elif taken.memory is not None and taken.memory.path is not None:
+                os.environ[SPAWN_VARIABLE] = spawn_value(taken.memory.path, taken.profile_path, taken.id)
+            elif taken.memory is not None:
+                taken.guard.problems.append(f"Calls and phases: {taken.memory.fallback}")
+            taken.forked_ns = time.perf_counter_ns()
         try:
             return super().fork_work_horse(*args, **kwargs)
         finally:
-            os.environ.pop(SPAWN_VARIABLE, None)
-            with watch.guard("fork_work_horse"):
-                watch.forked(self.horse_pid)
+            if taken.kind == "spawn":
+                os.environ.pop(SPAWN_VARIABLE, None)
+            taken.forked_done_ns = time.perf_counter_ns()
+            if self.horse_pid and os.getpid() == taken.state.pid:
+                with taken.guard("fork_work_horse"):
+                    taken.begun(self.horse_pid)
 
     def wait_for_horse(self, *args: Any, **kwargs: Any) -> Any:
-        watch = self._watch
-        wait = super().wait_for_horse
-        if watch is None or not self.horse_pid:
-            return wait(*args, **kwargs)
-        if not getattr(wait, "__module__", "").startswith("rq."):
-            # Somebody's own way of waiting: it stays in charge, and there are no samples.
-            watch.sampler_missing = f"{type(self).__name__} waits for its horse in its own way"
-            result = wait(*args, **kwargs)
-            with watch.guard("wait_for_horse"):
-                watch.reaped(*result)
-            return result
-        return watch.wait(self.horse_pid)
+        reaped = super().wait_for_horse(*args, **kwargs)
+        taken = self._taken
+        if taken is not None and reaped and reaped[0]:
+            taken.reaped = reaped
+            taken.exited_ns = time.perf_counter_ns()
+        return reaped
 
     def kill_horse(self, *args: Any, **kwargs: Any) -> Any:
-        watch = self._watch
-        if watch is not None:
-            with watch.guard("kill_horse"):
-                if self._stopped_job_id == watch.job.id:
-                    watch.killed_by_us = "stopped"
+        taken = self._taken
+        if taken is not None:
+            with taken.guard("kill_horse"):
+                if self._stopped_job_id == taken.job.id:
+                    taken.killed_by_us = "stopped"
                 elif not args and not kwargs and not getattr(self, "_shutdown_requested_date", None):
-                    watch.killed_by_us = "timeout"
+                    taken.killed_by_us = "timeout"
         return super().kill_horse(*args, **kwargs)
 
     def handle_work_horse_killed(self, *args: Any, **kwargs: Any) -> Any:
-        watch = self._watch
-        if watch is not None:
-            watch.outcome = "killed"
+        taken = self._taken
+        if taken is not None:
+            taken.outcome = "killed"
         return super().handle_work_horse_killed(*args, **kwargs)  # type: ignore[no-untyped-call]
 
     # ------------------------------------------------------------------------------------------------------- the horse
 
     def main_work_horse(self, *args: Any, **kwargs: Any) -> Any:
-        guard = self._watch.guard if self._watch is not None else Guard()
+        guard = self._taken.guard if self._taken is not None else Guard()
         with guard("main_work_horse"):
             self._horse = self._start_horse(guard)
         return super().main_work_horse(*args, **kwargs)
 
     def _start_horse(self, guard: Guard) -> Horse | None:
-        watch = self._watch
-        if watch is not None:  # forked
-            horse: Horse | None = Horse(watch.recorder, watch.facts.id, watch.facts.job, guard, watch.profile_path)
+        taken = self._taken
+        if taken is not None:  # forked
+            if taken.memory is None:
+                return None
+            horse: Horse | None = Horse(Recorder(taken.memory.buffer), taken.id, guard, taken.profile_path)
         elif disabled():
             return None
         else:
@@ -187,7 +214,7 @@ class WorkerMixin(_Base):
         return horse if horse is not None and horse.begin() else None
 
     def perform_job(self, job: Job, *args: Any, **kwargs: Any) -> Any:
-        horse, watch = self._horse, self._watch
+        horse, taken = self._horse, self._taken
         if horse is not None:  # a work horse
             with horse.guard("perform_job"):
                 horse.shadow(job)
@@ -197,26 +224,28 @@ class WorkerMixin(_Base):
                 horse.restore(job)
                 with horse.guard("perform_job"):
                     horse.report()
-        if watch is None or watch.kind != "simple":
+        if taken is None or taken.kind != "simple":
             return super().perform_job(job, *args, **kwargs)
         own: Horse | None = None
         cpu_ns = 0
-        with watch.guard("perform_job"):
-            own = Horse(watch.recorder, watch.facts.id, watch.facts.job, watch.guard, watch.profile_path)
-            cpu_ns = own_cpu_ns()
-            if own.begin():
-                self._horse = own
-                own.shadow(job)
+        with taken.guard("perform_job"):
+            taken.begun(os.getpid())
+            if taken.memory is not None:
+                own = Horse(Recorder(taken.memory.buffer), taken.id, taken.guard, taken.profile_path)
+                cpu_ns = own_cpu_ns()
+                if own.begin():
+                    self._horse = own
+                    own.shadow(job)
         try:
             return super().perform_job(job, *args, **kwargs)
         finally:
             if own is not None and self._horse is own:
                 self._horse = None
                 own.restore(job)
-                with watch.guard("perform_job"):
+                with taken.guard("perform_job"):
                     own.report()
                     own.end()
-                    watch.own_cpu_ns = own_cpu_ns() - cpu_ns
+                    taken.own_cpu_ns = own_cpu_ns() - cpu_ns
 
     def handle_execution_ended(self, job: Job, *args: Any, **kwargs: Any) -> Any:
         result = super().handle_execution_ended(job, *args, **kwargs)
@@ -266,7 +295,7 @@ class WorkerMixin(_Base):
         return super().handle_job_retry(job, queue, retry, *args, **kwargs)
 
     def handle_job_failure(self, job: Job, *args: Any, **kwargs: Any) -> Any:
-        horse, watch = self._horse, self._watch
+        horse, taken = self._horse, self._taken
         if horse is not None:
             with horse.guard("handle_job_failure"):
                 horse.mark("persist")
@@ -275,9 +304,9 @@ class WorkerMixin(_Base):
                 if retries and horse.max_retries is not None and stamps.max_retries(job) is None:
                     stamps.remember_max_retries(job, horse.max_retries)  # RQ saves the meta with the retry
             return super().handle_job_failure(job, *args, **kwargs)
-        if watch is None:
+        if taken is None:
             return super().handle_job_failure(job, *args, **kwargs)
         if self._stopped_job_id == job.id:
-            watch.outcome = "stopped"
+            taken.outcome = "stopped"
         with stamps.only_users_meta(job):
             return super().handle_job_failure(job, *args, **kwargs)

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from jobdoctor.capture import stack_profile
-from jobdoctor.capture.stack_profile import ProfilePolicy, StackProfile, dump, load, profile_path
+from jobdoctor.capture.stack_profile import StackProfile, dump, load, profile_path
 from jobdoctor.model import Profile, ProfileFrame
 
 MS = 1_000_000
@@ -148,43 +148,3 @@ class TestSideFile:
 
     def test_a_file_that_cannot_be_written(self, tmp_path: Path) -> None:
         assert not dump(self.PROFILE, str(tmp_path / "nowhere" / "profile"))
-
-
-class TestPolicy:
-    def test_always_and_never(self) -> None:
-        assert ProfilePolicy("always").choose("job")
-        assert not ProfilePolicy("never").choose("job")
-
-    def test_auto_profiles_the_first_execution_of_each_job(self) -> None:
-        policy = ProfilePolicy()
-        assert policy.choose("one")
-        policy.report("one", 1000 * MS, profiled=True)
-        assert not policy.choose("one")
-        assert policy.choose("other")
-
-    def test_auto_stays_within_its_budget(self) -> None:
-        policy = ProfilePolicy()
-        profiled = 0
-        for _ in range(1_000):
-            chosen = policy.choose("job")
-            profiled += chosen
-            policy.report("job", 100 * MS, cpu_ns=10 * MS, profiled=chosen)
-        assert 8 <= profiled <= 11
-
-    def test_cpu_heavy_jobs_have_twice_the_budget(self) -> None:
-        policy = ProfilePolicy()
-        profiled = 0
-        for _ in range(1_000):
-            chosen = policy.choose("job")
-            profiled += chosen
-            policy.report("job", 100 * MS, cpu_ns=90 * MS, profiled=chosen)
-        assert 18 <= profiled <= 21
-
-    def test_short_jobs_are_not_worth_a_second_profile(self) -> None:
-        policy = ProfilePolicy()
-        profiled = 0
-        for _ in range(1_000):
-            chosen = policy.choose("job")
-            profiled += chosen
-            policy.report("job", 5 * MS, profiled=chosen)
-        assert profiled == 1
