@@ -1,9 +1,9 @@
 """Locks and semaphores of asyncio that another task holds.
 
 Only those that the application made are looked at; a condition's lock is one of them. An acquire that finds it free
-costs one coroutine more and records nothing. A semaphore with room for several bounds how many tasks run at once: a wait
-for it is a "wait", not an "acquire" that somebody is in the way of.
-Events, queues and conditions wait for work of the job's own, and are not recorded.
+costs one coroutine more and records nothing. A semaphore with room for several bounds how many tasks run at once: a
+wait for it is a "wait", not an "acquire" that somebody is in the way of. Events, queues and conditions wait for work of
+the job's own, and are not recorded.
 """
 
 from __future__ import annotations
