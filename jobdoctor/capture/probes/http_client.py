@@ -14,8 +14,8 @@ from typing import Any, ClassVar, Final
 
 from jobdoctor import fingerprint
 from jobdoctor.capture import recorder
-from jobdoctor.capture.probes.base import Probe, foreign, let_through, recorded
-from jobdoctor.capture.recorder import IDEMPOTENCY_KEY, NEW_CONNECTION, NO_TIMEOUT, Call, Recorder
+from jobdoctor.capture.probes.base import Probe, foreign, occupied, recorded, renewed
+from jobdoctor.capture.recorder import IDEMPOTENCY_KEY, NEW_CONNECTION, NO_TIMEOUT, Call, Recorder, Shape
 
 LIBRARY = "http.client"
 _READS: Final = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
@@ -26,15 +26,31 @@ def effect_of(method: str) -> str:
     return "read" if method in _READS else "write"
 
 
+class _Server:
+    """A server as connections reach it: ``known`` shapes by method and the path's skeleton."""
+
+    __slots__ = ("known", "origin")
+
+    def __init__(self, origin: str) -> None:
+        self.origin = origin
+        self.known: dict[tuple[Any, Any], Shape] = {}
+
+
+#: Servers, and shapes of each, that are remembered.
+_SERVERS: Final = 200
+_SHAPES: Final = 1024
+_servers: dict[tuple[Any, ...], _Server] = {}
+
+
 class _Exchange:
     """A request and its response on one connection."""
 
     __slots__ = ("asked", "call", "length", "new", "sent", "status", "timeout")
 
-    def __init__(self, call: Call, new: bool, timeout: bool) -> None:
+    def __init__(self, call: Call, new: bool) -> None:
         self.call = call
         self.new = new
-        self.timeout = timeout
+        self.timeout: bool | None = None  # not asked yet
         self.asked = False  # the request is out, ``getresponse`` is at work and will close the call
         self.sent = 0
         self.status = 0
@@ -42,7 +58,7 @@ class _Exchange:
 
     def end(self, error: BaseException | None = None, received: int = 0) -> None:
         flags = (NEW_CONNECTION if self.new else 0) | (0 if self.timeout else NO_TIMEOUT)
-        self.call.end(error, sent=self.sent, received=received, status=self.status, flags=flags)
+        self.call.end(error, None, self.sent, received, self.status, 0, flags)
 
 
 def has_timeout(connection: Any) -> bool:
@@ -66,35 +82,64 @@ def _address(connection: Any, url: str) -> str:
     return f"{scheme}://{host}:{port}{url if url.startswith('/') else '/' + url}"
 
 
-def _begin(rec: Recorder, connection: Any, method: Any, url: Any) -> _Exchange | None:
+def _shape(rec: Recorder, connection: Any, method: Any, url: Any) -> tuple[Shape, int]:
+    """The shape of a request, and the hash of its URL."""
+    if type(url) is not str or url[:1] != "/" or "%" in url or "://" in url:
+        known = fingerprint.url(str(method).upper(), _address(connection, str(url)))
+        return _interned(rec, str(method).upper(), known), known.distinct
+    place = (
+        connection.host,
+        connection.port,
+        connection.default_port,
+        getattr(connection, "_tunnel_host", None),
+        getattr(connection, "_tunnel_port", None),
+    )
+    server = _servers.get(place)
+    if server is None:
+        if len(_servers) >= _SERVERS:
+            _servers.clear()
+        server = _servers[place] = _Server(_address(connection, "/")[:-1])
+    skeleton = fingerprint.skeleton(url)
+    shape = server.known.get((method, skeleton))
+    if shape is None:
+        if len(server.known) >= _SHAPES:
+            server.known.clear()
+        upper = str(method).upper()
+        shape = _interned(rec, upper, fingerprint.url(upper, server.origin + url))
+        if skeleton is not None:
+            server.known[method, skeleton] = shape
+    elif shape.generation is not rec.generation:
+        shape = server.known[method, skeleton] = renewed(rec, shape)
+    return shape, hash((method, server.origin, url)) or 1
+
+
+def _interned(rec: Recorder, method: str, known: fingerprint.UrlShape) -> Shape:
+    return rec.shape("http", method, known.template, target=known.target, library=LIBRARY, effect=effect_of(method))
+
+
+def _begin(rec: Recorder, connection: Any, method: Any, url: Any) -> None:
     try:
-        _finish(connection)
-        method = str(method).upper()
-        known = fingerprint.url(method, _address(connection, str(url)))
-        shape = rec.shape(
-            "http", method, known.template, target=known.target, library=LIBRARY, effect=effect_of(method)
-        )
-        call = rec.begin(shape, params=known.distinct)
-        if call is None:
-            return None
-        fresh = _is_fresh(connection)
-        exchange = _Exchange(call, connection.sock is None or fresh, has_timeout(connection))
-        connection._jobdoctor_exchange = exchange
-        return exchange
+        own = connection.__dict__
+        if "_jobdoctor_exchange" in own:
+            _finish(connection)
+        if occupied(rec):
+            return
+        shape, distinct = _shape(rec, connection, method, url)
+        call = rec.begin(shape, params=distinct)
+        if call is not None:
+            # New also when ``connect`` was called for this request, before its first line was written.
+            fresh = own.pop("_jobdoctor_fresh", False)
+            connection._jobdoctor_exchange = _Exchange(call, fresh or connection.sock is None)
     except Exception as error:
         if foreign(error):
             raise
-        return None
-
-
-def _is_fresh(connection: Any) -> bool:
-    """Whether ``connect`` was called for this request, before its first line was written."""
-    return connection.__dict__.pop("_jobdoctor_fresh", False) is True
 
 
 def _finish(connection: Any, error: BaseException | None = None, received: int = 0) -> None:
     exchange = connection.__dict__.pop("_jobdoctor_exchange", None)
     if exchange is not None:
+        if exchange.timeout is None:
+            _ask_timeout(connection, exchange)
         exchange.end(error, received)
 
 
@@ -102,8 +147,9 @@ def _putrequest(original: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(original)
     def putrequest(self: Any, method: Any, url: Any, *args: Any, **kwargs: Any) -> Any:
         rec = recorder.current
-        if rec is None or _begin(rec, self, method, url) is None:
+        if rec is None:
             return original(self, method, url, *args, **kwargs)
+        _begin(rec, self, method, url)
         try:
             return original(self, method, url, *args, **kwargs)
         except BaseException as error:
@@ -131,8 +177,13 @@ def _endheaders(original: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _has_idempotency_key(connection: Any) -> bool:
-    lines = getattr(connection, "_buffer", ())
-    return any(line[:16].lower() == b"idempotency-key:" for line in lines if isinstance(line, bytes))
+    try:
+        # A header's own lines begin with a space where they are several.
+        return b"\nidempotency-key:" in b"\n".join(connection._buffer).lower()
+    except Exception as error:
+        if foreign(error):
+            raise
+        return False
 
 
 def _send(original: Callable[..., Any]) -> Callable[..., Any]:
@@ -141,7 +192,7 @@ def _send(original: Callable[..., Any]) -> Callable[..., Any]:
         exchange = self.__dict__.get("_jobdoctor_exchange")
         if exchange is None:
             return original(self, data)
-        if isinstance(data, (bytes, bytearray, memoryview)):
+        if type(data) is bytes or isinstance(data, (bytes, bytearray, memoryview)):
             exchange.sent += len(data)
         try:
             return original(self, data)
@@ -182,15 +233,16 @@ def _ask_timeout(connection: Any, exchange: _Exchange) -> None:
 def _answered(connection: Any, exchange: _Exchange, response: Any) -> None:
     try:
         exchange.status = int(response.status)
-        raw = getattr(response, "_original_response", None) or response  # urllib3 answers with a response of its own
-        raw = getattr(raw, "_fp", None) if not hasattr(raw, "_close_conn") else raw
+        raw = response
+        if not hasattr(raw, "_close_conn"):  # urllib3 may answer with a response of its own
+            raw = getattr(response, "_original_response", None) or getattr(response, "_fp", None)
         if raw is None or raw.isclosed() or raw.length == 0 or getattr(raw, "_method", None) == "HEAD":
             _finish(connection)
             return
         exchange.length = raw.length
         connection.__dict__.pop("_jobdoctor_exchange", None)
         raw._jobdoctor_exchange = exchange
-        let_through(exchange.call)
+        exchange.call.let_through()
     except Exception as error:
         _finish(connection)
         if foreign(error):

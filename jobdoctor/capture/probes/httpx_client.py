@@ -6,37 +6,53 @@ import functools
 import weakref
 from collections.abc import Callable
 from types import ModuleType
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
 from jobdoctor import fingerprint
-from jobdoctor.capture.probes.base import Probe, foreign, let_through, recorded, recorded_async
+from jobdoctor.capture.probes.base import Probe, foreign, recorded, recorded_async
 from jobdoctor.capture.probes.http_client import effect_of
-from jobdoctor.capture.recorder import IDEMPOTENCY_KEY, NO_TIMEOUT, Call, Recorder
+from jobdoctor.capture.recorder import IDEMPOTENCY_KEY, NEW_CONNECTION, NO_TIMEOUT, Call, Recorder
 
 LIBRARY = "httpx"
 
 
 def _begin(rec: Recorder, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call | None:
     request = args[1] if len(args) > 1 else kwargs["request"]
-    known = fingerprint.url(request.method, str(request.url))
-    shape = rec.shape(
-        "http", request.method, known.template, target=known.target, library=LIBRARY, effect=effect_of(request.method)
-    )
-    timeout = request.extensions.get("timeout") or {}
-    flags = 0 if any(value is not None for value in timeout.values()) else NO_TIMEOUT
-    if "idempotency-key" in request.headers:
-        flags |= IDEMPOTENCY_KEY
+    method = request.method
+    known = fingerprint.url(method, str(request.url))
+    shape = rec.shape("http", method, known.template, target=known.target, library=LIBRARY, effect=effect_of(method))
+    flags = NO_TIMEOUT
+    for value in (request.extensions.get("timeout") or _NO_TIMEOUTS).values():
+        if value is not None:
+            flags = 0
+    sent = 0
+    for name, content in request.headers.raw:
+        # Asking a ``Headers`` for one costs as much as reading all of them.
+        length = len(name)
+        if length == _CONTENT_LENGTH:
+            if content.isdigit() and name.lower() == b"content-length":
+                sent = int(content)
+        elif length == _IDEMPOTENCY_KEY and name.lower() == b"idempotency-key":
+            flags |= IDEMPOTENCY_KEY
     call = rec.begin(shape, params=known.distinct, flags=flags)
-    if call is not None:
-        length = request.headers.get("content-length", "")
-        call.cell.add(sent=int(length) if length.isdigit() else 0)
+    if call is not None and sent:
+        call.cell.add(sent=sent)
     return call
 
 
+_NO_TIMEOUTS: Final[dict[str, Any]] = {}
+_CONTENT_LENGTH: Final = len("content-length")
+_IDEMPOTENCY_KEY: Final = len("idempotency-key")
+
+
 def _end(_rec: Recorder, call: Call, _args: tuple[Any, ...], response: Any) -> None:
+    stream = response.extensions.get("network_stream")
+    if stream is not None and not getattr(stream, "_jobdoctor_seen", False):  # one object as long as it is connected
+        stream._jobdoctor_seen = True
+        call.flags |= NEW_CONNECTION
     # The body follows: the call ends when the stream is closed, which the client does as soon as it was read.
     response.stream._jobdoctor_call = (call, weakref.ref(response))
-    let_through(call)
+    call.let_through()
 
 
 def _close_stream(stream: Any) -> None:
