@@ -95,5 +95,5 @@ class AsyncioLockProbe(Probe):
         filename = str(m.__file__)
         for kind in (m.Lock, m.Semaphore):
             name = kind.__name__
-            self.replace(kind, "__init__", lambda original, name=name: _made(original, name, filename))
+            self.replace(kind, "__init__", functools.partial(_made, kind=name, filename=filename))
             self.replace(kind, "acquire", _acquire)

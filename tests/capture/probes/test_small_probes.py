@@ -8,6 +8,7 @@ import gc
 import importlib
 import io
 import os
+import shutil
 import smtplib
 import socket
 import subprocess
@@ -91,6 +92,38 @@ def test_files(record: Record, tmp_path: Path) -> None:
     assert (synced.operation, synced.effect, synced.count) == ("fsync", "write", 20)
     assert (read.effect, read.count) == ("read", 10)
     assert missing.error_types == {"FileNotFoundError": 1}
+
+
+def test_descriptors_directories_and_copies(record: Record, tmp_path: Path) -> None:
+    (tmp_path / "tree").mkdir()
+    with record() as recorded:
+        for number in range(3):
+            name = tmp_path / "tree" / f"part-{number}"
+            descriptor = os.open(name, os.O_CREAT | os.O_WRONLY)
+            os.write(descriptor, b"secret")
+            os.fdatasync(descriptor)
+            os.close(descriptor)
+            os.replace(name, tmp_path / "tree" / f"whole-{number}")
+            here = line(-1)
+        os.close(os.open(tmp_path / "tree" / "whole-0", os.O_RDONLY))
+        assert len(os.listdir(tmp_path / "tree")) == 3
+        assert {entry.name for entry in os.scandir(tmp_path / "tree")} == {"whole-0", "whole-1", "whole-2"}
+        shutil.copyfile(tmp_path / "tree" / "whole-0", tmp_path / "tree" / "copy")
+        (tmp_path / "tree" / "copy").unlink()
+        with pytest.raises(FileNotFoundError):
+            os.remove(tmp_path / "missing")
+        recorded.recorder.mark("callback")  # which opens /proc, and is not the job's
+    found = [(group.operation, group.effect, group.library, group.count, group.errors) for group in recorded.of("file")]
+    assert found == [
+        ("open", "write", "os", 3, 0), ("fsync", "write", "os", 3, 0), ("rename", "write", "os", 3, 0),
+        ("open", "read", "os", 1, 0), ("list", "read", "os", 1, 0), ("list", "read", "os", 1, 0),
+        ("copy", "write", "shutil", 1, 0), ("remove", "write", "os", 1, 0),
+        ("remove", "write", "os", 1, 1),
+    ]  # fmt: skip
+    renamed = next(group for group in recorded.of("file") if group.operation == "rename")
+    assert (renamed.distinct, renamed.fingerprint[-8:]) == (3, "/part-{}")
+    assert renamed.callsite == f"tests/capture/probes/test_small_probes.py:{here}"
+    assert "secret" not in str(recorded.recording)
 
 
 @pytest.fixture
@@ -178,6 +211,8 @@ def test_everything_is_put_back() -> None:
     def attributes() -> tuple[object, ...]:
         return (
             time.sleep, asyncio.sleep, asyncio.tasks.sleep, builtins.open, io.open, os.fsync, os.fdatasync, os.system,
+            os.open, os.sync, os.replace, os.rename, os.remove, os.unlink, os.listdir, os.scandir, shutil.copyfile,
+            threading.Event.wait, threading.Condition.wait,
             subprocess.Popen.wait, subprocess.Popen.communicate, smtplib.SMTP.sendmail, smtplib.SMTP.connect,
             sys.modules["_frozen_importlib"]._find_and_load,  # type: ignore[attr-defined]
         )  # fmt: skip
