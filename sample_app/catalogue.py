@@ -8,10 +8,12 @@ import random
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from decimal import Decimal
 
 from rq.job import Job
 
 from sample_app import seed
+from sample_app.jobs.catalog import PriceLine
 from sample_app.shop import Shop
 
 #: Rounds of a load unless it says otherwise, and in a quick demo.
@@ -66,6 +68,8 @@ LANES = (
     Lane("quick", ("quick",), phase=2),
     Lane("index", ("index",), phase=2),
     Lane("search", ("search",), workers=2, phase=2),
+    Lane("scores", ("scores",), workers=3, phase=3, options=("-c", "sample_app.small_container")),
+    Lane("roomy", ("roomy",), phase=4),
 )
 
 
@@ -78,6 +82,17 @@ def _day(number: int) -> str:
 
 def _skus(number: int, count: int = 25) -> list[str]:
     return [f"SKU-{number * count + n:05}" for n in range(count)]
+
+
+def _price_list(number: int, count: int = 10_000) -> list[PriceLine]:
+    return [
+        PriceLine(f"SKU-{n:05}", Decimal(n * 37 % 9_900 + number) / 100, seed.FIRST_DAY + dt.timedelta(days=n % 90))
+        for n in range(count)
+    ]
+
+
+def _shipments(number: int, count: int = 15) -> list[int]:
+    return [number * count % 150 + n + 1 for n in range(count)]
 
 
 def _stocktaking_with(put_in_basket: Callable[[int, str], list[Job]], shop: Shop, number: int) -> list[Job]:
@@ -132,6 +147,16 @@ CASES: list[Case] = [
         _tidy("customers.send_welcome_to", lambda shop, n: shop.sign_up_by_id(n + 1)),
     ),
     Case(
+        "JD103",
+        Load("customers.addresses_for_mailing", lambda shop, n: shop.mailing(n)),
+        _tidy("customers.store_addresses_for_mailing", lambda shop, n: shop.mailing_by_key(n)),
+    ),
+    Case(
+        "JD104",
+        Load("catalog.take_price_list", lambda shop, n: shop.price_list_received(f"received-{n}", _price_list(n))),
+        _tidy("catalog.take_stored_price_list", lambda shop, n: shop.price_list_uploaded(f"up-{n}", _price_list(n))),
+    ),
+    Case(
         "JD105",
         Load("labels.print_label", lambda shop, n: shop.packed(n + 1)),
         _tidy("shipping.print_label", lambda shop, n: shop.packed_by_zone(n + 1)),
@@ -148,15 +173,54 @@ CASES: list[Case] = [
         _tidy("shipping.quote_shipping_in_time", lambda shop, n: shop.shipping_page_in_time(n + 1)),
     ),
     Case(
+        "JD203",
+        Load("catalog.refresh_product_page", lambda shop, n: shop.page_outdated(f"SKU-{n:05}")),
+        _tidy("catalog.refresh_page_in_parallel", lambda shop, n: shop.page_outdated_in_parallel(f"SKU-{n:05}")),
+    ),
+    Case(
         "JD204",
         Load("payments.charge_order", lambda shop, n: shop.checkout(n + 1)),
         _tidy("payments.charge_order_then_save", lambda shop, n: shop.checkout_then_save(n + 101)),
+    ),
+    Case(
+        "JD205",
+        Load("shipping.announce_parcels", lambda shop, n: shop.announce(_shipments(n))),
+        _tidy(
+            "shipping.announce_over_one_connection", lambda shop, n: shop.announce_over_one_connection(_shipments(n))
+        ),
+    ),
+    Case(
+        "JD206",
+        Load("orders.price_ranks", lambda shop, n: shop.price_review(_day(n))),
+        _tidy("orders.price_ranks_by_window", lambda shop, n: shop.price_review_by_window(_day(n))),
+    ),
+    Case(
+        "JD208",
+        Load("payments.send_voucher", lambda shop, n: shop.complaint(n + 201)),
+        _tidy("payments.send_voucher_once", lambda shop, n: shop.complaint_with_key(n + 301)),
     ),
     # 3 internals
     Case(
         "JD301",
         Load("catalog.best_prices", lambda shop, n: shop.reprice(n)),
         _tidy("catalog.best_prices_solved", lambda shop, n: shop.reprice_cleverly(n)),
+    ),
+    Case(
+        "JD302",
+        Load("reports.seal_invoices", lambda shop, n: shop.seal(_day(n), seed.DAYS)),
+        _tidy("reports.seal_page_by_page", lambda shop, n: shop.seal_page_by_page(_day(n), seed.DAYS)),
+    ),
+    Case(
+        "JD303",
+        Load("reports.print_invoices", lambda shop, n: shop.invoices_due(_day(n), n + 1), rounds=7),
+        _tidy(
+            "reports.print_one_by_one", lambda shop, n: shop.invoices_due_one_by_one(_day(n), n + 1), rounds=7
+        ),
+    ),
+    Case(
+        "JD304",
+        Load("orders.best_sellers", lambda shop, n: shop.closing_time(_day(n))),
+        _tidy("orders.best_sellers_untidied", lambda shop, n: shop.closing_time_untidied(_day(n))),
     ),
     Case(
         "JD305",
@@ -169,6 +233,11 @@ CASES: list[Case] = [
         "JD306",
         Load("reports.export_invoices", lambda shop, n: shop.archive(_day(n), 12)),
         _tidy("reports.export_page_by_page", lambda shop, n: shop.archive_page_by_page(_day(n), 12)),
+    ),
+    Case(
+        "JD307",
+        Load("customers.score_segment", lambda shop, n: shop.score([3 * n, 3 * n + 1, 3 * n + 2]), "scores", rounds=3),
+        Load("customers.score_segment_with_room", lambda shop, n: shop.score_with_room([n]), "roomy", rounds=5),
     ),
     # 4 batching
     Case(

@@ -116,3 +116,38 @@ def rendered_report(day: str) -> int:
     answer.raise_for_status()
     pages: int = answer.json()["pages"]
     return pages
+
+
+def supplier_offer(sku: str) -> int:
+    answer = http().get(f"{upstream_url()}/offers/{sku}", timeout=TIMEOUT)
+    answer.raise_for_status()
+    cents: int = answer.json()["cents"]
+    return cents
+
+
+def review_stars(sku: str) -> int:
+    answer = http().get(f"{upstream_url()}/reviews/{sku}", timeout=TIMEOUT)
+    answer.raise_for_status()
+    stars: int = answer.json()["stars"]
+    return stars
+
+
+def delivery_days(sku: str) -> int:
+    answer = http().get(f"{upstream_url()}/delivery/{sku}", timeout=TIMEOUT)
+    answer.raise_for_status()
+    days: int = answer.json()["days"]
+    return days
+
+
+def issue_voucher(order_id: int, key: str = "") -> str:
+    """Has a voucher issued; with a key, a second request for the same order is answered with the same voucher."""
+    headers = {"Idempotency-Key": key} if key else {}
+    answer = http().post(f"{upstream_url()}/vouchers/{order_id}", json={}, headers=headers, timeout=TIMEOUT)
+    answer.raise_for_status()
+    code: str = answer.json()["code"]
+    return code
+
+
+def print_letter(reference: str, text: str) -> None:
+    answer = http().put(f"{upstream_url()}/letters/{reference}", json={"text": text}, timeout=TIMEOUT)
+    answer.raise_for_status()

@@ -10,6 +10,7 @@ from rq.job import Job
 
 from sample_app import clients, db
 from sample_app.jobs import catalog, customers, mail, orders, payments, reports, shipping, stock
+from sample_app.jobs.catalog import PriceLine
 from sample_app.models import Customer
 
 #: Edits of one article within this many seconds lead to one reindexing.
@@ -30,6 +31,8 @@ class Shop:
         self.index = Queue("index", connection=connection)
         self.search = Queue("search", connection=connection)
         self.alerts = Queue("alerts", connection=connection)
+        self.scores = Queue("scores", connection=connection)
+        self.roomy = Queue("roomy", connection=connection)
 
     # the catalogue
 
@@ -56,6 +59,20 @@ class Shop:
 
     def import_product_with_help(self, product_id: int) -> list[Job]:
         return [self.search.enqueue(catalog.index_product_with_help, product_id)]
+
+    def price_list_received(self, supplier: str, lines: list[PriceLine]) -> list[Job]:
+        return [self.default.enqueue(catalog.take_price_list, supplier, lines)]
+
+    def price_list_uploaded(self, supplier: str, lines: list[PriceLine]) -> list[Job]:
+        key = f"upload:{supplier}"
+        self.redis.set(key, "".join(f"{line.sku};{line.price};{line.valid_from}\n" for line in lines), ex=3_600)
+        return [self.tidy.enqueue(catalog.take_stored_price_list, supplier, key)]
+
+    def page_outdated(self, sku: str) -> list[Job]:
+        return [self.default.enqueue(catalog.refresh_product_page, sku)]
+
+    def page_outdated_in_parallel(self, sku: str) -> list[Job]:
+        return [self.tidy.enqueue(catalog.refresh_page_in_parallel, sku)]
 
     def product_edited(self, product_id: int) -> list[Job]:
         return [self.default.enqueue(catalog.reindex_product, product_id)]
@@ -86,6 +103,18 @@ class Shop:
 
     def phones_imported(self, segment: int) -> list[Job]:
         return [self.tidy.enqueue(customers.normalise_phones, segment)]
+
+    def mailing(self, number: int) -> list[Job]:
+        return [self.default.enqueue(customers.addresses_for_mailing, number)]
+
+    def mailing_by_key(self, number: int) -> list[Job]:
+        return [self.tidy.enqueue(customers.store_addresses_for_mailing, number)]
+
+    def score(self, segments: list[int]) -> list[Job]:
+        return [self.scores.enqueue(customers.score_segment, segment) for segment in segments]
+
+    def score_with_room(self, segments: list[int]) -> list[Job]:
+        return [self.roomy.enqueue(customers.score_segment_with_room, segment) for segment in segments]
 
     # mail
 
@@ -121,6 +150,24 @@ class Shop:
 
     def taxes_due_with_rate(self, country: str, day: str) -> list[Job]:
         return [self.tidy.enqueue(orders.tax_report_with_rate, country, day)]
+
+    def closing_time(self, day: str) -> list[Job]:
+        return [self.default.enqueue(orders.best_sellers, day)]
+
+    def closing_time_untidied(self, day: str) -> list[Job]:
+        return [self.tidy.enqueue(orders.best_sellers_untidied, day)]
+
+    def price_review(self, day: str) -> list[Job]:
+        return [self.default.enqueue(orders.price_ranks, day)]
+
+    def price_review_by_window(self, day: str) -> list[Job]:
+        return [self.tidy.enqueue(orders.price_ranks_by_window, day)]
+
+    def complaint(self, order_id: int) -> list[Job]:
+        return [self.default.enqueue(payments.send_voucher, order_id, retry=Retry(max=2))]
+
+    def complaint_with_key(self, order_id: int) -> list[Job]:
+        return [self.tidy.enqueue(payments.send_voucher_once, order_id, retry=Retry(max=2))]
 
     def checkout(self, order_id: int) -> list[Job]:
         return [self.default.enqueue(payments.charge_order, order_id)]
@@ -198,6 +245,12 @@ class Shop:
     def carrier_confirmed(self, shipment_id: int) -> list[Job]:
         return [self.tidy.enqueue(shipping.confirm_pickup, shipment_id)]
 
+    def announce(self, shipment_ids: list[int]) -> list[Job]:
+        return [self.default.enqueue(shipping.announce_parcels, shipment_ids)]
+
+    def announce_over_one_connection(self, shipment_ids: list[int]) -> list[Job]:
+        return [self.tidy.enqueue(shipping.announce_over_one_connection, shipment_ids)]
+
     def routes(self, day: str) -> list[Job]:
         return [self.crowded.enqueue(shipping.plan_routes, day)]
 
@@ -217,6 +270,18 @@ class Shop:
 
     def archive_page_by_page(self, first_day: str, days: int) -> list[Job]:
         return [self.tidy.enqueue(reports.export_page_by_page, first_day, days)]
+
+    def seal(self, first_day: str, days: int) -> list[Job]:
+        return [self.default.enqueue(reports.seal_invoices, first_day, days)]
+
+    def seal_page_by_page(self, first_day: str, days: int) -> list[Job]:
+        return [self.tidy.enqueue(reports.seal_page_by_page, first_day, days)]
+
+    def invoices_due(self, first_day: str, days: int) -> list[Job]:
+        return [self.default.enqueue(reports.print_invoices, first_day, days)]
+
+    def invoices_due_one_by_one(self, first_day: str, days: int) -> list[Job]:
+        return [self.tidy.enqueue(reports.print_one_by_one, first_day, days)]
 
     def revenue(self, day: str) -> list[Job]:
         return [self.default.enqueue(reports.revenue_by_country, day)]

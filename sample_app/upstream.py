@@ -17,7 +17,10 @@ from typing import ClassVar
 from urllib.parse import parse_qs, urlsplit
 
 #: Latency of some services on top of the server's own, in ms.
-SLOW_MS = {"fraud": 550.0, "rates": 10.0, "payments": 30.0, "search": 20.0, "reports": 1_500.0, "routes": 1_300.0}
+SLOW_MS = {
+    "fraud": 550.0, "rates": 10.0, "payments": 30.0, "search": 20.0, "reports": 1_500.0, "routes": 1_300.0,
+    "offers": 90.0, "reviews": 75.0, "delivery": 60.0,
+}  # fmt: skip
 #: The carrier confirms a pickup this long after it first heard of it, in ms.
 PICKUP_MS = 350.0
 
@@ -30,6 +33,7 @@ class Handler(BaseHTTPRequestHandler):
     latency_ms = 5.0
     refunds: ClassVar[Counter[str]] = Counter()
     pickups: ClassVar[dict[str, float]] = {}
+    letters: ClassVar[Counter[str]] = Counter()
 
     def do_GET(self) -> None:
         url = urlsplit(self.path)
@@ -42,6 +46,9 @@ class Handler(BaseHTTPRequestHandler):
             "tracking": {"id": name, "where": "in transit"},
             "routes": {"day": name, "routes": 12},
             "reports": {"day": name, "pages": 7},
+            "offers": {"sku": name, "cents": 990},
+            "reviews": {"sku": name, "stars": 4},
+            "delivery": {"sku": name, "days": 2},
         }
         if service == "stock" and not name:
             skus = parse_qs(url.query).get("sku", [])
@@ -66,6 +73,8 @@ class Handler(BaseHTTPRequestHandler):
         elif service == "pickups":
             self.pickups.setdefault(name, time.monotonic())
             self._answer(202, {"requested": name})
+        elif service == "vouchers":
+            self._answer(201, {"code": f"V-{name}"})
         elif service == "mail":
             self._answer(202, {"accepted": len(body) if isinstance(body, list) else 1})
         else:
@@ -73,8 +82,19 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_PUT(self) -> None:
         self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        service = urlsplit(self.path).path.strip("/").partition("/")[0]
-        self._answer(200 if service == "search" else 404, {}, SLOW_MS.get(service, 0.0))
+        service, _, name = urlsplit(self.path).path.strip("/").partition("/")
+        if service == "letters":
+            self._print(name)
+        else:
+            self._answer(200 if service in ("search", "parcels") else 404, {}, SLOW_MS.get(service, 0.0))
+
+    def _print(self, letter: str) -> None:
+        """The print shop is busy when it is first asked for a letter."""
+        self.letters[letter] += 1
+        if self.letters[letter] == 1:
+            self._answer(503, {"error": "the printer is busy"})
+        else:
+            self._answer(200, {"printed": letter})
 
     def _refund(self, reference: str) -> None:
         """The bank answers to ``order-*`` at the third attempt, to every third ``returned-*`` at the second."""

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import datetime as dt
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from decimal import Decimal
+
 from sqlalchemy import select
 
 from sample_app import clients, db
@@ -81,6 +86,56 @@ def _prices(first_id: int, count: int) -> list[tuple[int, int]]:
     with db.new_session() as session:
         query = select(Product.id, Product.price_cents).where(Product.id.between(first_id, first_id + count - 1))
         return [(row.id, row.price_cents) for row in session.execute(query)]
+
+
+@dataclass
+class PriceLine:
+    """A line of a supplier's price list."""
+
+    sku: str
+    price: Decimal
+    valid_from: dt.date
+
+
+def take_price_list(supplier: str, lines: list[PriceLine]) -> int:
+    """Remembers the lowest and the highest price of a supplier's list."""
+    prices = [line.price for line in lines]
+    return _price_range(supplier, min(prices), max(prices))
+
+
+def take_stored_price_list(supplier: str, key: str) -> int:
+    """Remembers the lowest and the highest price of a supplier's list, which the upload stored as it came."""
+    text = str(cache().get(key))
+    prices = [line.split(";")[1] for line in text.splitlines()]
+    return _price_range(supplier, Decimal(min(prices, key=float)), Decimal(max(prices, key=float)))
+
+
+def _price_range(supplier: str, lowest: Decimal, highest: Decimal) -> int:
+    cache().hset(f"supplier:{supplier}", mapping={"lowest": str(lowest), "highest": str(highest)})
+    return int(100 * (highest - lowest))
+
+
+def refresh_product_page(sku: str) -> str:
+    """Puts together what the page of an article shows beside its text."""
+    cents = clients.supplier_offer(sku)
+    stars = clients.review_stars(sku)
+    days = clients.delivery_days(sku)
+    return _page(sku, cents, stars, days)
+
+
+def refresh_page_in_parallel(sku: str) -> str:
+    """Puts together what the page of an article shows beside its text; the services are asked beside one another."""
+    with ThreadPoolExecutor(3) as threads:
+        cents = threads.submit(clients.supplier_offer, sku)
+        stars = threads.submit(clients.review_stars, sku)
+        days = threads.submit(clients.delivery_days, sku)
+    return _page(sku, cents.result(), stars.result(), days.result())
+
+
+def _page(sku: str, cents: int, stars: int, days: int) -> str:
+    page = f"{sku}: {cents / 100:.2f}, {stars} stars, in {days} days"
+    cache().set(f"page:{sku}", page)
+    return page
 
 
 def index_product(product_id: int) -> str:

@@ -5,9 +5,12 @@ from __future__ import annotations
 from sqlalchemy import select, update
 
 from sample_app import clients, db
+from sample_app.cache import cache
 from sample_app.models import Customer
 
 DIGITS = frozenset("0123456789")
+#: How long the letter shop has to fetch the addresses of a mailing, in seconds.
+MAILING_S = 3_600
 
 
 def send_welcome(customer: Customer) -> int:
@@ -54,3 +57,45 @@ def normalise_phones(segment: int) -> list[str]:
             update(Customer), [{"id": c.id, "phone": phone} for c, phone in zip(customers, phones, strict=True)]
         )
     return phones
+
+
+def addresses_for_mailing(mailing: int) -> str:
+    """The addresses of all customers, for the letter shop."""
+    return _addresses(mailing)
+
+
+def store_addresses_for_mailing(mailing: int) -> str:
+    """Puts the addresses of all customers where the letter shop fetches them, and says where."""
+    key = f"mailing:{mailing}"
+    cache().set(key, _addresses(mailing), ex=MAILING_S)
+    return key
+
+
+def _addresses(mailing: int) -> str:
+    with db.new_session() as session:
+        query = select(Customer.name, Customer.email, Customer.phone, Customer.country).order_by(Customer.id)
+        return "".join(f"{mailing};{';'.join(row)}\n" for row in session.execute(query))
+
+
+#: Customers are scored by what a year of their visits looks like.
+VISITS = 400_000
+
+
+def score_segment(segment: int) -> int:
+    """How likely the customers of a segment are to buy again."""
+    return _scored(segment)
+
+
+def score_segment_with_room(segment: int) -> int:
+    """How likely the customers of a segment are to buy again; its workers have a processor each."""
+    return _scored(segment)
+
+
+def _scored(segment: int) -> int:
+    with db.new_session() as session:
+        points = sum(session.scalars(select(Customer.points).where(Customer.segment == segment)))
+    score = segment + 1
+    for visit in range(VISITS):
+        score = (score * 1_103_515_245 + 12_345 + visit) % 2_147_483_648
+    cache().hset("scores", str(segment), score % 100)
+    return score % 100 + points

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import datetime as dt
+import gc
+from collections.abc import Iterator
 
-from sqlalchemy import Executable, select
+from sqlalchemy import Executable, func, select
 from sqlalchemy.orm import selectinload
 
 from sample_app import db
 from sample_app.cache import cache
-from sample_app.models import Customer, Order, TaxRate
+from sample_app.models import Customer, Order, OrderItem, TaxRate
+
+#: Orders of a page, where a day's orders are gone through page by page.
+PAGE = 25
 
 
 def sync_orders(day: str) -> int:
@@ -60,3 +65,63 @@ def _orders_of(country: str, day: str) -> Executable:
         .order_by(Order.id)
         .limit(120)
     )
+
+
+def best_sellers(day: str) -> int:
+    """The article that sold best on a day; memory is tidied up after each page."""
+    sold: dict[int, int] = {}
+    for page in _pages(day):
+        _count(page, sold)
+        gc.collect()
+    return _best(day, sold)
+
+
+def best_sellers_untidied(day: str) -> int:
+    """The article that sold best on a day."""
+    sold: dict[int, int] = {}
+    for page in _pages(day):
+        _count(page, sold)
+    return _best(day, sold)
+
+
+def _pages(day: str) -> Iterator[list[Order]]:
+    with db.new_session() as session:
+        query = select(Order).where(Order.day == dt.date.fromisoformat(day)).options(selectinload(Order.items))
+        orders = list(session.scalars(query))
+        for start in range(0, len(orders), PAGE):
+            yield orders[start : start + PAGE]
+
+
+def _count(orders: list[Order], sold: dict[int, int]) -> None:
+    for order in orders:
+        for item in order.items:
+            sold[item.product_id] = sold.get(item.product_id, 0) + item.quantity
+
+
+def _best(day: str, sold: dict[int, int]) -> int:
+    best = max(sold, key=lambda product_id: (sold[product_id], -product_id))
+    cache().set(f"best:{day}", best)
+    return best
+
+
+def price_ranks(day: str) -> int:
+    """How many articles that were ever sold are cheaper than each one sold on a day, all added up."""
+    other = OrderItem.__table__.alias("other")
+    cheaper = select(func.count()).where(other.c.price_cents < OrderItem.price_cents).scalar_subquery()
+    with db.new_session() as session:
+        query = select(func.sum(cheaper)).select_from(OrderItem).join(Order, Order.id == OrderItem.order_id)
+        return _ranked(day, session.scalar(query.where(Order.day == dt.date.fromisoformat(day))))
+
+
+def price_ranks_by_window(day: str) -> int:
+    """How many articles that were ever sold are cheaper than each one sold on a day: the items are ranked once."""
+    rank = func.rank().over(order_by=OrderItem.price_cents)
+    ranks = select(OrderItem.order_id, (rank - 1).label("cheaper")).subquery()
+    with db.new_session() as session:
+        query = select(func.sum(ranks.c.cheaper)).join(Order, Order.id == ranks.c.order_id)
+        return _ranked(day, session.scalar(query.where(Order.day == dt.date.fromisoformat(day))))
+
+
+def _ranked(day: str, total: int | None) -> int:
+    cache().set(f"ranks:{day}", int(total or 0))
+    return int(total or 0)

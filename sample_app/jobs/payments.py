@@ -93,3 +93,17 @@ def refund_order_patiently(order_id: int) -> str:
     """Gives the money of an order back; enqueued with pauses between its attempts."""
     clients.refund(f"returned-{order_id}")
     return _captured(order_id, "refunded")
+
+
+def send_voucher(order_id: int) -> str:
+    """Says sorry for an order that went wrong: a voucher, by letter."""
+    voucher = clients.issue_voucher(order_id)
+    clients.print_letter(f"sorry-{order_id}", f"Your voucher: {voucher}")
+    return _captured(order_id, "compensated")
+
+
+def send_voucher_once(order_id: int) -> str:
+    """Says sorry for an order that went wrong: one voucher, however often the printer is busy."""
+    voucher = clients.issue_voucher(order_id, key=f"sorry-{order_id}")
+    clients.print_letter(f"sorry-once-{order_id}", f"Your voucher: {voucher}")
+    return _captured(order_id, "compensated")

@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
-from sqlalchemy import Engine, func, select
+from sqlalchemy import Engine, Executable, func, select
 
 from sample_app import clients, db
 from sample_app.memory_guard import MemoryGuard
@@ -39,17 +39,50 @@ def export_page_by_page(first_day: str, days: int) -> str:
     return checksum.hexdigest()
 
 
-def _invoices(first_day: str, days: int) -> Iterator[bytes]:
-    day = dt.date.fromisoformat(first_day)
-    query = (
-        select(Order.id, Order.total_cents)
-        .where(Order.day >= day, Order.day < day + dt.timedelta(days=days))
-        .order_by(Order.id)
-        .execution_options(yield_per=200)
-    )
+def seal_invoices(first_day: str, days: int) -> str:
+    """The seal of the tax office under the invoices of some days: a checksum over all of them."""
+    return hashlib.sha1(b"".join(list(_invoices(first_day, days)))).hexdigest()
+
+
+def seal_page_by_page(first_day: str, days: int) -> str:
+    """The seal of the tax office under the invoices of some days, made while they are rendered."""
+    checksum = hashlib.sha1()
+    for invoice in _invoices(first_day, days):
+        checksum.update(invoice)
+    return checksum.hexdigest()
+
+
+def print_invoices(first_day: str, days: int) -> int:
+    """Renders the invoices of some days for the printer, and counts their bytes."""
     with db.new_session() as session:
-        for order_id, cents in session.execute(query):
-            yield f"Invoice {order_id}: {cents / 100:.2f}".encode().ljust(INVOICE_BYTES)
+        pages = [_invoice(order_id, cents) for order_id, cents in session.execute(_orders(first_day, days)).all()]
+    with tempfile.TemporaryFile() as printer:
+        return printer.write(b"\f".join(pages))
+
+
+def print_one_by_one(first_day: str, days: int) -> int:
+    """Renders the invoices of some days for the printer, each as it is ready, and counts their bytes."""
+    written = 0
+    with tempfile.TemporaryFile() as printer:
+        for invoice in _invoices(first_day, days):
+            written += printer.write((b"\f" if written else b"") + invoice)
+    return written
+
+
+def _invoices(first_day: str, days: int) -> Iterator[bytes]:
+    with db.new_session() as session:
+        for order_id, cents in session.execute(_orders(first_day, days).execution_options(yield_per=200)):
+            yield _invoice(order_id, cents)
+
+
+def _orders(first_day: str, days: int) -> Executable:
+    day = dt.date.fromisoformat(first_day)
+    query = select(Order.id, Order.total_cents).where(Order.day >= day, Order.day < day + dt.timedelta(days=days))
+    return query.order_by(Order.id)
+
+
+def _invoice(order_id: int, cents: int) -> bytes:
+    return f"Invoice {order_id}: {cents / 100:.2f}".encode().ljust(INVOICE_BYTES)
 
 
 def revenue_by_country(day: str) -> int:

@@ -64,6 +64,21 @@ def print_label(order_id: int) -> str:
     return f"{order_id}/{zone}"
 
 
+def announce_parcels(shipment_ids: list[int]) -> int:
+    """Tells the carrier which parcels to expect."""
+    for shipment_id in shipment_ids:
+        requests.put(f"{clients.upstream_url()}/parcels/{shipment_id}", timeout=clients.TIMEOUT).raise_for_status()
+    return len(shipment_ids)
+
+
+def announce_over_one_connection(shipment_ids: list[int]) -> int:
+    """Tells the carrier which parcels to expect, over the shop's keep-alive session."""
+    for shipment_id in shipment_ids:
+        answer = clients.http().put(f"{clients.upstream_url()}/parcels/{shipment_id}", timeout=clients.TIMEOUT)
+        answer.raise_for_status()
+    return len(shipment_ids)
+
+
 def plan_routes(day: str) -> int:
     """Has the routes of a day planned by the route service."""
     return clients.planned_routes(day)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable
+from decimal import Decimal
 from importlib import import_module
 
 import pytest
@@ -41,6 +42,13 @@ SKUS = [f"SKU-{number:05}" for number in range(1, 6)]
         (reports.revenue_by_country, reports.revenue_in_parallel, [DAY]),
         (reports.export_invoices, reports.export_page_by_page, [DAY, 1]),
         (stock.reserve_stock, stock.reserve_stock_in_ledger, [1, SKUS[0], 2]),
+        (catalog.refresh_product_page, catalog.refresh_page_in_parallel, [SKUS[0]]),
+        (shipping.announce_parcels, shipping.announce_over_one_connection, [[1, 2, 3]]),
+        (orders.price_ranks, orders.price_ranks_by_window, [DAY]),
+        (orders.best_sellers, orders.best_sellers_untidied, [DAY]),
+        (reports.seal_invoices, reports.seal_page_by_page, [DAY, 1]),
+        (reports.print_invoices, reports.print_one_by_one, [DAY, 1]),
+        (customers.score_segment, customers.score_segment_with_room, [3]),
     ],
 )
 def test_twins_give_the_same_result(
@@ -148,6 +156,27 @@ def test_a_refund_needs_the_bank(shop_engine: Engine) -> None:
         payments.refund_order_patiently(1_002)  # divisible by three
     assert payments.refund_order_patiently(1_002) == "refunded"
     assert payments.refund_order_patiently(1_003) == "refunded"
+
+
+def test_addresses_are_returned_or_stored(shop_engine: Engine) -> None:
+    key = customers.store_addresses_for_mailing(1)
+    assert cache.cache().get(key) == customers.addresses_for_mailing(1)
+    assert cache.cache().ttl(key) > 0
+
+
+def test_a_price_list_comes_in_the_job_or_from_where_it_was_stored(shop_engine: Engine) -> None:
+    lines = [catalog.PriceLine(sku, Decimal(n + 5), seed.FIRST_DAY) for n, sku in enumerate(SKUS)]
+    cache.cache().set("upload", "".join(f"{each.sku};{each.price};{each.valid_from}\n" for each in lines))
+    assert catalog.take_price_list("north", lines) == catalog.take_stored_price_list("south", "upload") == 400
+    assert cache.cache().hgetall("supplier:north") == cache.cache().hgetall("supplier:south")
+
+
+def test_a_voucher_needs_a_second_attempt(shop_engine: Engine) -> None:
+    for send in (payments.send_voucher, payments.send_voucher_once):
+        with pytest.raises(requests.HTTPError, match="503"):
+            send(7)
+        assert send(7) == "compensated"
+        assert _status(shop_engine, 7) == "compensated"
 
 
 def test_bounces_of_the_old_and_the_new_gateway(shop_engine: Engine) -> None:

@@ -41,7 +41,9 @@ class SlowDependency(Rule):
     step = "external"
     kind = "isolate"
     needs = ("sql", "http", "redis")
-    related_to = ("JD401", "JD402", "JD403", "JD404", "JD405", "JD406", "JD501", "JD503")
+    related_to = (
+        "JD203", "JD205", "JD206", "JD401", "JD402", "JD403", "JD404", "JD405", "JD406", "JD501", "JD503",
+    )  # fmt: skip
 
     target_share = Limit(
         0.5,

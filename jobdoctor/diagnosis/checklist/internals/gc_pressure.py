@@ -1,0 +1,108 @@
+"""gc-pressure: the garbage collector takes a real share of the run.
+
+## What it looks for
+
+Pauses of Python's cyclic garbage collector while the job function runs, against the function's time. Its own pauses
+are measured by its callback, so explicit `gc.collect()` calls count as well.
+
+## Why it costs time
+
+A full collection looks at every container object of the process, whatever the job made: with a framework loaded that is
+10 to 50 ms each time, and the job stands still. Collections come with the number of new objects (every 700 by default),
+and most find nothing: reference counting has freed it already.
+
+## What to do
+
+Take explicit `gc.collect()` calls out of loops. Call `gc.freeze()` once in the worker, after its imports, so that full
+collections leave the framework's objects alone. A job that builds millions of objects can switch the collector off
+while it builds (`gc.disable()`), raise `gc.set_threshold`, or hold its data in arrays or columns instead of objects.
+
+## When it is a false alarm
+
+When the job makes large cycles itself and must give their memory back while it runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from jobdoctor.diagnosis import measure
+from jobdoctor.diagnosis.measure import words_count, words_ms, words_share
+from jobdoctor.diagnosis.rule import Limit, NotChecked
+from jobdoctor.diagnosis.severity import TimeRule
+from jobdoctor.model import Evidence, Execution, Finding, JobHistory
+
+
+class GcPressure(TimeRule):
+    """JD304."""
+
+    code = "JD304"
+    name = "gc-pressure"
+    step = "internals"
+    kind = "optimize"
+    related_to = ("JD301",)
+
+    gc_share = Limit(
+        0.1, "share", "share of the function's time spent in collections", "Clinic.js Doctor: 100 ms of each second"
+    )
+    gc_ms = Limit(
+        30,
+        "ms",
+        "time in collections for each execution, below which nothing is said",
+        "measured: one full collection in a forked horse with a web framework takes 20 to 30 ms, once is natural",
+    )
+    full_ms = Limit(3, "ms", "mean pause from which collections are full ones", "own: young ones take 0.01 to 1 ms")
+
+    def check(self, history: JobHistory) -> Iterator[Finding]:
+        executions = measure.typical(history)
+        failed = [
+            probe for each in executions for probe in each.probes if probe.library == "gc" and probe.status == "failed"
+        ]
+        if failed and not any(each.gc_count for each in executions):
+            raise NotChecked(f"collections were not recorded: {failed[0].reason or 'the probe of gc failed'}")
+        spent = measure.quantile([_collecting_ms(each) for each in executions], 0.5)
+        own = measure.body_ms(executions) - measure.ledger_ms(executions, "cpu_wait")
+        if spent < self.limits.gc_ms or spent < self.limits.gc_share * own:
+            return
+        yield self._describe(executions, spent, max(own, spent))
+
+    def _describe(self, executions: Sequence[Execution], spent: float, own: float) -> Finding:
+        count = measure.mean(each.gc_count for each in executions)
+        pause = measure.mean(each.gc_ns for each in executions) / measure.NS_PER_MS / count if count else 0.0
+        full = pause >= self.limits.full_ms
+        most = max(executions, key=_collecting_ms)
+        return self.finding(
+            severity=self.severity(0.8 * spent, own),
+            confidence=0.85,
+            title=f"{words_ms(spent)} of garbage collection ({words_share(measure.share(spent, own))} of the function) "
+            f"in {words_count(count)} collections",
+            cost_ms=spent,
+            saving=(0.5 * spent, 0.85 * spent, spent) if full else (0.3 * spent, 0.7 * spent, spent),
+            text="Take gc.collect() out of the loop, and freeze what the worker has imported. Full collections then "
+            "come seldom, and leave the framework's objects alone"
+            if full
+            else "Switch the collector off while the objects are built, or raise its threshold. Reference counting "
+            "frees all but cycles without it",
+            snippet=_snippet(full, executions[0].job.rpartition(".")[2]),
+            evidence=[
+                Evidence(
+                    "fact",
+                    f"{words_count(count)} collections of {words_ms(pause)} each take {words_ms(spent)} of "
+                    f"{words_ms(own)}, median of {len(executions)} executions"
+                    + (": as long as that, they look at every object of the process" if full else ""),
+                    {"collections": round(count, 1), "pause_ms": round(pause, 3), "gc_ms": round(spent, 3)},
+                ),
+                measure.execution_evidence(most, "Longest in collections"),
+            ],
+        )
+
+
+def _collecting_ms(execution: Execution) -> float:
+    return execution.ledger_ns("gc") / measure.NS_PER_MS
+
+
+def _snippet(full: bool, function: str) -> str:
+    frozen = "# in the worker's settings, after its imports\nimport gc\n\ngc.collect()\ngc.freeze()"
+    if full:
+        return f"# {function}: no gc.collect() in the loop\n\n{frozen}"
+    return f"# {function}\ngc.disable()\ntry:\n    objects = build()\nfinally:\n    gc.enable()\n\n{frozen}"

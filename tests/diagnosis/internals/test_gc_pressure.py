@@ -1,0 +1,59 @@
+"""JD304: collections that are a real share of the function; one natural one is not."""
+
+from __future__ import annotations
+
+import pytest
+
+from jobdoctor.diagnosis.checklist.internals.gc_pressure import GcPressure
+from jobdoctor.diagnosis.rule import NotChecked
+from jobdoctor.model import Execution, ProbeStatus
+from tests.builders import MS, make_execution
+from tests.diagnosis.asking import alike, ask, only
+
+
+def collecting(gc_ms: float, run_ms: float = 200, count: int = 10, wait_ms: float = 0) -> list[Execution]:
+    ledger = {"cpu": run_ms - gc_ms - wait_ms, "gc": gc_ms, "cpu_wait": wait_ms}
+    return alike(run_ms=run_ms, ledger=ledger, gc_ns=int(gc_ms * MS), gc_count=count)
+
+
+def test_fires_on_collections_in_a_loop() -> None:
+    assert only(ask(GcPressure, collecting(120))).severity == "warning"
+
+
+@pytest.mark.parametrize(("gc_ms", "run_ms"), [(29.9, 100.0), (39.0, 400.0)], ids=["milliseconds", "share"])
+def test_silent_just_below_each_limit(gc_ms: float, run_ms: float) -> None:
+    assert ask(GcPressure, collecting(gc_ms, run_ms)) == []
+
+
+def test_fires_at_the_limit() -> None:
+    assert ask(GcPressure, collecting(40, 395))
+
+
+def test_silent_on_a_look_alike_one_execution_that_met_a_full_collection() -> None:
+    quiet = [make_execution(run_ms=100, ledger={"cpu": 98, "gc": 2}) for _ in range(4)]
+    assert ask(GcPressure, [*quiet, make_execution(run_ms=400, ledger={"cpu": 200, "gc": 200})]) == []
+
+
+def test_a_busy_host_does_not_hide_it() -> None:
+    assert ask(GcPressure, collecting(60, 900, wait_ms=500))
+
+
+def test_not_checked_when_the_probe_failed() -> None:
+    failed = [ProbeStatus("", "gc", "failed", "no callbacks")]
+    with pytest.raises(NotChecked, match="no callbacks"):
+        ask(GcPressure, alike(probes=failed))
+
+
+def test_advice_for_many_young_collections_is_another() -> None:
+    finding = only(ask(GcPressure, collecting(100, count=900)))
+    assert "gc.disable()" in finding.recommendation.snippet
+    assert finding.saving_ms.low == 30.0
+
+
+def test_the_whole_finding() -> None:
+    finding = only(ask(GcPressure, collecting(100)))
+    assert (finding.code, finding.step, finding.recommendation.kind) == ("JD304", "internals", "optimize")
+    assert finding.title == "100 ms of garbage collection (51% of the function) in 10 collections"
+    assert (finding.saving_ms.low, finding.saving_ms.mid, finding.saving_ms.high) == (50.0, 85.0, 100.0)
+    assert finding.evidence[0].data["pause_ms"] == 10.0
+    assert "gc.freeze()" in finding.recommendation.snippet
