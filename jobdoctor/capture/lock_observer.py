@@ -1,28 +1,29 @@
-"""Who blocks whom in PostgreSQL: a small process beside the worker asks while a statement of the job stands still.
+"""Who blocks whom in PostgreSQL and MySQL: a small process beside the worker asks while a statement stands still.
 
-The worker's parent calls ``LockObserver.tick`` while the horse runs. When the recorder says that a statement towards
-PostgreSQL has been running for ``AFTER_NS``, the observer process is started (once in the worker's life) and asked
-which session blocks the job's, and with what. Neither side ever waits for the other: the pipes do not block in the
-worker, and there is one question open at a time.
+Who watches the horse calls ``LockObserver.tick`` meanwhile. When an execution opens its first session of such a
+database, the observer process (``blockers``) is started, giving way to the job, so that it is ready for the first wait:
+some tenths of a second of CPU and 20 to 35 MB, with the driver that it imports; it ends by itself when nobody asks it
+anything for ten minutes. When the recorder says that a statement has been running for ``AFTER_NS``, the process is
+asked which session blocks the job's, and with what. Neither side ever waits for the other: the pipes do not block here,
+and there is one question open at a time.
 
 Connection parameters, the password among them, travel through the process's standard input and are kept in memory only.
-A blocking statement is fingerprinted in the observer, before it is sent back. There is at most one session for each
-database, read-only in effect, named ``jobdoctor-lock-observer``, with a statement timeout of one second.
+A blocking statement is fingerprinted in the process, before it is sent back. There is at most one session for each
+server, read-only in effect, named ``jobdoctor-lock-observer``, with a statement timeout of one second.
 """
 
 from __future__ import annotations
 
 import atexit
-import importlib
 import json
 import mmap
 import os
+import re
 import subprocess
 import sys
 import time
 from typing import Any, Final
 
-from jobdoctor import fingerprint
 from jobdoctor.capture import recording
 from jobdoctor.capture.recording import InFlight, Recording
 from jobdoctor.model import LockWait
@@ -35,17 +36,22 @@ EVERY_NS: Final = 25_000_000
 PATIENCE_NS: Final = 5_000_000_000
 #: A statement that only takes a lock and took longer was blocked, also when nobody was seen holding it.
 LOCK_STATEMENT_NS: Final = 10_000_000
+#: Of a process that ended because nobody asked it (``blockers.IDLE_STATUS``, without importing that).
+IDLE_STATUS: Final = 75
+#: A process that fails is not started for ever.
 STARTS: Final = 3
-APPLICATION: Final = "jobdoctor-lock-observer"
 
-_KINDS: Final = {"relation": "table", "advisory": "advisory", "object": "table", "page": "table", "extend": "table"}
+_TARGETS: Final = ("postgresql://", "mysql://")
+#: Statements that take a lock, of those that are about locks.
+_RELEASES: Final = re.compile(r"unlock|release_|is_free_lock|is_used_lock", re.IGNORECASE)
 
 
 class _Blocked:
     """A call that was seen blocked."""
 
-    def __init__(self, call: InFlight, first_ns: int, facts: dict[str, Any]) -> None:
+    def __init__(self, call: InFlight, server: str, first_ns: int, facts: dict[str, Any]) -> None:
         self.call = call
+        self.server = server
         self.first_ns = first_ns
         self.last_ns = first_ns
         self.free_ns = 0  # first seen not blocked any more
@@ -57,14 +63,16 @@ class LockObserver:
 
     def __init__(self, command: list[str] | None = None) -> None:
         self.problem = ""
-        self._command = command or [sys.executable, "-m", "jobdoctor.capture.lock_observer"]
+        self._command = command or [sys.executable, "-m", "jobdoctor.capture.blockers"]
         self._process: subprocess.Popen[bytes] | None = None
         self._starts = 0
         self._owner = 0
-        self._known: set[str] = set()  # databases whose connection parameters the process has
+        self._prepared = False
+        self._known: set[str] = set()  # servers whose connection parameters the process has
         self._unread = b""
         self._asked_ns = 0
         self._asked: InFlight | None = None
+        self._asked_server = ""
         self._calls: dict[int, _Blocked] = {}
         self._answered: set[int] = set()
 
@@ -72,17 +80,25 @@ class LockObserver:
 
     def begin(self) -> None:
         """The next execution: what was seen of the last one is forgotten."""
-        self._read()
+        try:
+            self._read()
+        except (OSError, ValueError) as error:
+            self._failed(error)
         self._calls.clear()
         self._answered.clear()
+        if self._process is not None and self._asked is None and self._process.poll() == IDLE_STATUS:
+            self.close()
+            self._starts -= 1
 
     def tick(self, buffer: mmap.mmap | bytes | bytearray | memoryview) -> None:
         """Look at the recording that is being written; ask when a statement stands still. Some microseconds; never
         blocks, never raises an error of its own."""
         try:
             self._read()
+            if not self._prepared:
+                self._prepare(buffer)
             call = recording.in_flight(buffer)
-            if call is None or call.channel != "sql" or not call.target.startswith("postgresql://"):
+            if call is None or call.channel != "sql" or not call.target.startswith(_TARGETS):
                 return
             now = time.perf_counter_ns()
             if now - call.start_ns < AFTER_NS or now - self._asked_ns < EVERY_NS:
@@ -94,14 +110,14 @@ class LockObserver:
                 return
             self._ask(call, buffer, now)
         except (OSError, ValueError, KeyError) as error:
-            self.problem = f"The lock observer failed: {type(error).__name__}: {error}"
+            self._failed(error)
 
     def end(self, recorded: Recording | None) -> list[LockWait]:
         """What was seen of this execution. ``start_ns`` is of the performance counter."""
         try:
             self._read()
         except (OSError, ValueError) as error:
-            self.problem = f"The lock observer failed: {type(error).__name__}: {error}"
+            self._failed(error)
         ends = {}
         if recorded is not None:
             ends = {span.start_ns: span.start_ns + span.duration_ns for span in recorded.spans}
@@ -121,7 +137,7 @@ class LockObserver:
             start_ns=seen.first_ns,
             statement=seen.call.fingerprint,
             blocking_statement=facts["statement"],
-            blocking_backend=f"{seen.call.target}#{facts['pid']}" if facts["pid"] else "",
+            blocking_backend=f"{seen.server}#{facts['session']}" if facts["session"] else "",
             blocking_application=facts["application"],
         )
 
@@ -133,14 +149,17 @@ class LockObserver:
             if (
                 group.channel == "sql"
                 and group.effect == "lock"
-                and group.target.startswith("postgresql://")
+                and group.target.startswith(_TARGETS)
                 and span.duration_ns > LOCK_STATEMENT_NS
                 and span.start_ns not in self._calls
-                and "unlock" not in group.fingerprint
+                and not _RELEASES.search(group.fingerprint)
             ):
                 kind = "table" if group.operation == "LOCK" else "advisory"
                 found.append(LockWait(kind, group.target, span.duration_ns, span.start_ns, statement=group.fingerprint))
         return found
+
+    def _failed(self, error: Exception) -> None:
+        self.problem = f"The lock observer failed: {type(error).__name__}: {error}"
 
     # -- the process
 
@@ -185,33 +204,49 @@ class LockObserver:
             atexit.register(self.close)
         return process
 
+    def _prepare(self, buffer: Any) -> None:
+        """Have the process ready when the first wait comes: for an execution that opens a session it could be asked
+        about."""
+        for backend, parameters in recording.secrets(buffer):
+            self._prepared = True
+            if self._start() is not None:
+                self._write({"prepare": _server(backend), "parameters": parameters})
+                return
+
     def _ask(self, call: InFlight, buffer: Any, now: int) -> None:
-        backends = [
-            (backend, conninfo)
-            for backend, conninfo in recording.secrets(buffer)
-            if backend.rpartition("#")[0] == call.target
+        sessions = [
+            (backend, parameters)
+            for backend, parameters in recording.secrets(buffer)
+            if call.target == _server(backend) or call.target.startswith(_server(backend) + "/")
         ]
-        process = self._start() if backends else None
-        if process is None or process.stdin is None:
+        if not sessions or self._start() is None:
             return
+        server = _server(sessions[-1][0])
         question: dict[str, Any] = {
             "call": call.start_ns,
-            "target": call.target,
-            "pids": [int(backend.rpartition("#")[2]) for backend, _ in backends],
+            "server": server,
+            "sessions": [int(backend.rpartition("#")[2]) for backend, _ in sessions],
         }
-        if call.target not in self._known:
-            question["conninfo"] = backends[-1][1]
+        if server not in self._known:
+            question["parameters"] = sessions[-1][1]
         self._asked_ns = now
+        if self._write(question):
+            self._known.add(server)
+            self._asked, self._asked_server = call, server
+
+    def _write(self, message: dict[str, Any]) -> bool:
+        process = self._process
+        if process is None or process.stdin is None:
+            return False
         try:
-            os.write(process.stdin.fileno(), json.dumps(question).encode() + b"\n")
+            os.write(process.stdin.fileno(), json.dumps(message).encode() + b"\n")
         except BlockingIOError:
-            return
+            return False
         except BrokenPipeError:
             self.problem = "The lock observer ended by itself"
             self.close()
-            return
-        self._known.add(call.target)
-        self._asked = call
+            return False
+        return True
 
     def _read(self) -> None:
         process = self._process
@@ -235,106 +270,28 @@ class LockObserver:
             return
         if "problem" in answer:
             self.problem = answer["problem"]
-            self._known.discard(call.target)
+            self._known.discard(self._asked_server)
             self._asked_ns = time.perf_counter_ns() + PATIENCE_NS
             return
-        self.problem = ""
+        self.problem = answer.get("missing", "")
         seen = self._calls.get(call.start_ns)
         if answer["blocked"]:
             at = answer["at"]
             if seen is None:
                 first = at if call.start_ns in self._answered else call.start_ns
-                self._calls[call.start_ns] = _Blocked(call, min(first, at), answer["blocked"])
-                self._calls[call.start_ns].last_ns = at
+                seen = _Blocked(call, self._asked_server, min(first, at), answer["blocked"])
+                self._calls[call.start_ns] = seen
+                seen.last_ns = at
             else:
                 seen.last_ns = at
                 seen.free_ns = 0
+        elif not answer["sure"]:
+            return
         elif seen is not None and not seen.free_ns:
             seen.free_ns = answer["at"]
         self._answered.add(call.start_ns)
 
 
-# --------------------------------------------------------------------------------------------------- the process itself
-
-#: A blocker that waits itself comes last: the one that works, or idles in its transaction, is who holds everybody.
-_QUESTION: Final = """
-SELECT blocker.pid, coalesce(holder.query, ''), coalesce(holder.application_name, ''), coalesce(waited.locktype, '')
-FROM pg_stat_activity AS session
-CROSS JOIN LATERAL unnest(pg_blocking_pids(session.pid)) AS blocker(pid)
-LEFT JOIN pg_stat_activity AS holder ON holder.pid = blocker.pid
-LEFT JOIN LATERAL (SELECT locktype FROM pg_locks WHERE pid = session.pid AND NOT granted LIMIT 1) AS waited ON true
-WHERE session.pid = ANY(%s) AND session.wait_event_type = 'Lock'
-ORDER BY holder.wait_event_type IS NOT DISTINCT FROM 'Lock', holder.xact_start
-LIMIT 1
-"""
-
-
-def _connect(conninfo: str) -> Any:
-    try:
-        import psycopg
-
-        connection: Any = psycopg.connect(
-            conninfo, autocommit=True, application_name=APPLICATION, connect_timeout=3, prepare_threshold=None
-        )
-    except ImportError:
-        psycopg2: Any = importlib.import_module("psycopg2")
-        connection = psycopg2.connect(conninfo, application_name=APPLICATION, connect_timeout=3)
-        connection.autocommit = True
-    with connection.cursor() as cursor:
-        cursor.execute("SET statement_timeout = '1s'")
-    return connection
-
-
-def _look(connection: Any, pids: list[int]) -> dict[str, Any] | None:
-    with connection.cursor() as cursor:
-        cursor.execute(_QUESTION, (pids,))
-        row = cursor.fetchone()
-    if row is None:
-        return None
-    pid, query, application, lock = row
-    return {
-        "pid": pid,
-        "statement": fingerprint.sql(query).fingerprint if query and not query.startswith("<") else "",
-        "application": application[:200],
-        "kind": _KINDS.get(lock, "row"),
-    }
-
-
-def _reply(connections: dict[str, Any], conninfos: dict[str, str], question: dict[str, Any]) -> dict[str, Any]:
-    target = question["target"]
-    if "conninfo" in question:
-        conninfos[target] = question["conninfo"]
-    try:
-        connection = connections.get(target)
-        if connection is None:
-            connection = connections[target] = _connect(conninfos[target])
-        blocked = _look(connection, question["pids"])
-        return {"call": question["call"], "at": time.perf_counter_ns(), "blocked": blocked}
-    except ImportError:
-        problem = "Lock waits in PostgreSQL: psycopg is not installed where the worker runs; install psycopg[binary]"
-    except Exception as error:
-        broken = connections.pop(target, None)
-        if broken is not None:
-            try:
-                broken.close()
-            except Exception:
-                pass
-        problem = f"Lock waits in PostgreSQL: the observer cannot ask {target}: {fingerprint.message(str(error))}"
-    return {"call": question["call"], "problem": problem}
-
-
-def main() -> None:
-    """Answer questions, one line of JSON each, until standard input ends."""
-    import signal
-
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the worker's; this process ends when its input does
-    connections: dict[str, Any] = {}
-    conninfos: dict[str, str] = {}
-    for line in sys.stdin.buffer:
-        answer = _reply(connections, conninfos, json.loads(line))
-        sys.stdout.buffer.write(json.dumps(answer).encode() + b"\n")
-        sys.stdout.buffer.flush()
-
-
-if __name__ == "__main__":
-    main()
+def _server(backend: str) -> str:
+    """Of a session: "postgresql://db:5432/app" (whose locks end at the database) or "mysql://db:3306"."""
+    return backend.rpartition("#")[0]

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import os
+import pathlib
+import sqlite3
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
 
-from jobdoctor.capture import probes, recorder, recording
 from jobdoctor.capture.lock_observer import LockObserver
-from jobdoctor.model import LockWait
+from tests.capture import locking
+from tests.capture.locking import Holder, Observed, observe
 
 psycopg = pytest.importorskip("psycopg")
 
@@ -36,66 +37,20 @@ def observer(postgres_url: str) -> Iterator[LockObserver]:
     observer.close()
 
 
-def observe(observer: LockObserver, job: Callable[[], None]) -> tuple[list[LockWait], recording.Recording]:
-    """Runs the job in a forked process, recorded, and ticks as the worker's parent does."""
-    memory = recorder.open_memory()
-    rec = recorder.Recorder(memory.buffer)
-    observer.begin()
-    pid = os.fork()
-    if pid == 0:
-        status = 1
-        try:
-            probes.install_all()
-            recorder.start(rec)
-            rec.mark("body")
-            job()
-            rec.mark("end")
-            status = 0
-        finally:
-            os._exit(status)
-    while True:
-        done, status = os.waitpid(pid, os.WNOHANG)
-        if done:
-            break
-        observer.tick(memory.buffer)
-        time.sleep(0.01)
-    assert status == 0
-    recorded = recording.read(memory.buffer)
-    return observer.end(recorded), recorded
-
-
 @contextmanager
-def held(url: str, statement: str, seconds: float, application: str = "the holder") -> Iterator[int]:
+def held(url: str, statement: str, seconds: float, application: str = "the holder") -> Iterator[Holder]:
     """A session that runs the statement and keeps its transaction open for a while."""
     connection = psycopg.connect(url, application_name=application)
-    connection.execute(statement)
-
-    def let_go() -> None:
-        time.sleep(seconds)
-        connection.commit()
-
-    thread = threading.Thread(target=let_go)
-    thread.start()
-    yield connection.info.backend_pid
-    thread.join()
-    connection.close()
+    with locking.held(connection, connection.info.backend_pid, [statement], seconds, connection.commit) as holder:
+        yield holder
 
 
 def warm(observer: LockObserver, url: str) -> None:
-    """A worker's first question waits for the process to start: have it started, however busy the machine is."""
-
-    def job() -> None:
+    def stand_still() -> None:
         with psycopg.connect(url) as connection:
             connection.execute("SELECT pg_sleep(0.5)")
 
-    if observer._known:
-        return
-    for _ in range(20):
-        waits, _ = observe(observer, job)
-        assert (waits, observer.problem) == ([], "")
-        if observer._answered:
-            return
-    pytest.fail("no answer in 10 s")
+    locking.warm(observer, stand_still)
 
 
 def test_a_row_lock_its_duration_and_its_holder(observer: LockObserver, postgres_url: str, table: str) -> None:
@@ -117,7 +72,7 @@ def test_a_row_lock_its_duration_and_its_holder(observer: LockObserver, postgres
     assert began < wait.start_ns < time.perf_counter_ns()
     assert wait.statement == group.fingerprint
     assert wait.blocking_statement == "UPDATE probe_stock SET left_over = ? WHERE id = ?"
-    assert wait.blocking_backend == f"{group.target}#{holder}"
+    assert wait.blocking_backend == f"{group.target}#{holder.session}"
     assert wait.blocking_application == "the holder"
     (session,) = recorded.facts("session")
     assert session["backend"].rpartition("#")[0] == group.target
@@ -134,7 +89,7 @@ def test_advisory_and_table_locks(observer: LockObserver, postgres_url: str, tab
         (wait,), recorded = observe(observer, job)
     (group,) = [group for group in recorded.groups if group.effect == "lock"]
     assert (wait.kind, wait.blocking_statement) == ("advisory", "SELECT pg_advisory_xact_lock(?)")
-    assert wait.blocking_backend == f"{group.target}#{holder}"
+    assert wait.blocking_backend == f"{group.target}#{holder.session}"
     assert 0.85 * group.total_ns <= wait.waited_ns <= 1.15 * group.total_ns
 
     def other_job() -> None:
@@ -175,16 +130,64 @@ def test_a_lock_statement_is_a_wait_also_when_nobody_could_look(postgres_url: st
     blind.close()
 
 
-def test_nothing_is_started_for_quick_statements(postgres_url: str) -> None:
+def test_nothing_is_started_without_a_session_that_could_be_asked_about() -> None:
     observer = LockObserver(["/nonexistent"])
 
     def job() -> None:
-        with psycopg.connect(postgres_url) as connection:
-            connection.execute("SELECT 1")
-        time.sleep(0.2)
+        sqlite3.connect(":memory:").execute("SELECT 1")
+        time.sleep(0.1)
 
     waits, _ = observe(observer, job)
     assert (waits, observer.problem) == ([], "")
+
+
+def test_the_first_wait_of_a_worker_is_seen_with_its_holder(postgres_url: str, table: str) -> None:
+    """The process starts with the first session: a wait shorter than its start is not missed."""
+    observer = LockObserver()
+    begun, ready = os.pipe()
+
+    def job() -> None:
+        with psycopg.connect(postgres_url) as connection:
+            os.read(begun, 1)
+            connection.execute("UPDATE probe_stock SET left_over = 1 WHERE id = 2")
+
+    observed = Observed(observer, job)
+    while not _has_loaded(observer, "psycopg"):
+        assert not observed.tick()
+        time.sleep(0.01)
+    with held(postgres_url, "UPDATE probe_stock SET left_over = 7 WHERE id = 2", 0.5):
+        os.write(ready, b"1")
+        while not observed.tick():
+            time.sleep(0.01)
+    observer.close()
+    assert [(wait.kind, wait.blocking_application) for wait in observed.waits] == [("row", "the holder")]
+
+
+def _has_loaded(observer: LockObserver, library: str) -> bool:
+    if observer._process is None:
+        return False
+    maps = pathlib.Path(f"/proc/{observer._process.pid}/maps").read_text()
+    return library in maps
+
+
+def test_a_process_that_nobody_asks_ends_and_is_started_again(postgres_url: str, table: str) -> None:
+    short = (
+        "from jobdoctor.capture import blockers as b; b.SESSION_IDLE_S = b.IDLE_S = 0.05; raise SystemExit(b.main())"
+    )
+    observer = LockObserver([sys.executable, "-c", short])
+
+    def job() -> None:
+        with psycopg.connect(postgres_url) as connection:
+            connection.execute("SELECT pg_sleep(0.15)")
+
+    for _ in range(5):  # more often than a process that fails is started
+        observe(observer, job)
+        assert observer.problem == ""
+        assert observer._process is not None
+        observer._process.wait(20)
+    observer._command = [sys.executable, "-m", "jobdoctor.capture.blockers"]
+    warm(observer, postgres_url)
+    observer.close()
 
 
 def test_the_process_has_no_secrets_in_its_arguments_and_ends_with_its_worker(
