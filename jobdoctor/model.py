@@ -238,6 +238,16 @@ class Rusage(Struct, frozen=True, omit_defaults=True):
     block_writes: int = 0
 
 
+class FileIO(Struct, frozen=True, omit_defaults=True):
+    """What the job function read and wrote through read() and write(), as the kernel counts it: files, pipes, sockets
+    under TLS; not plain sockets. Of all threads of the process."""
+
+    read_calls: int = 0
+    write_calls: int = 0
+    read_bytes: int = 0
+    written_bytes: int = 0
+
+
 class StackFrame(Struct, frozen=True, array_like=True):
     """A line of code on a stack."""
 
@@ -382,6 +392,7 @@ class Execution(Struct, frozen=True, omit_defaults=True):
 
     samples: list[Sample] = field(default_factory=list)
     rusage: Rusage | None = None
+    file_io: FileIO | None = None  # None: not counted (the horse was killed, or the kernel does not say)
     profile: Profile | None = None
 
     probes: list[ProbeStatus] = field(default_factory=list)

@@ -11,6 +11,7 @@ from types import TracebackType
 from jobdoctor import fingerprint
 from jobdoctor.capture import callsites, recorder, recording
 from jobdoctor.capture.assemble import ExecutionFacts, Observation, assemble
+from jobdoctor.capture.file_io import FileMeter
 from jobdoctor.capture.probes import registry
 from jobdoctor.capture.sampler import Sampler
 from jobdoctor.capture.stack_profile import StackProfile
@@ -42,13 +43,14 @@ class Recorded:
         registry.install_all()
         self._memory = recorder.open_memory()
         rec = self._recorder = recorder.Recorder(self._memory.buffer)
+        self._meter = FileMeter(rec)
         self._sampler = Sampler(os.getpid())
         if self._profile is not None:
             self._profile.start()
         recorder.start(rec)
         self._cpu = time.process_time_ns()
         self._began = time.perf_counter_ns()
-        rec.mark("body")
+        self._meter.mark("body")
         return self
 
     def __exit__(
@@ -58,7 +60,7 @@ class Recorded:
         if rec is None:
             return
         self._recorder = None
-        rec.mark("end")
+        self._meter.mark("end")
         ended = time.perf_counter_ns()
         cpu = time.process_time_ns() - self._cpu
         recorder.stop()
@@ -78,7 +80,7 @@ class Recorded:
             own_cpu_ns=cpu,
             profile=profile,
             probes=registry.statuses(),
-            not_captured=missing,
+            not_captured=[*missing, *self._sampler.gaps],
         )
         identifier = f"{self.name}:{uuid.uuid4().hex}"
         facts = ExecutionFacts(

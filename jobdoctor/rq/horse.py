@@ -20,6 +20,7 @@ from rq.job import Job, JobStatus
 from rq.timeouts import JobTimeoutException
 
 from jobdoctor.capture import recorder, stack_profile
+from jobdoctor.capture.file_io import FileMeter
 from jobdoctor.model import Outcome, ProbeStatus
 from jobdoctor.rq import exceptions, stamps
 from jobdoctor.rq.facts import attempt
@@ -65,6 +66,7 @@ class Horse:
 
     def __init__(self, rec: recorder.Recorder, execution_id: str, guard: Guard, profile_path: str = "") -> None:
         self.recorder = rec
+        self._meter = FileMeter(rec)
         self.profile_path = profile_path  # where the profile goes; empty: none is made
         self.execution_id = execution_id
         self.guard = guard
@@ -117,7 +119,7 @@ class Horse:
     def mark(self, phase: str) -> None:
         """A phase begins."""
         self.phase = phase
-        self.recorder.mark(phase)
+        self._meter.mark(phase)
 
     # -- the job's instance
 

@@ -75,7 +75,7 @@ def _begin_sync(name: str, rec: Recorder, _args: tuple[Any, ...], _kwargs: dict[
 
 
 class FileProbe(Probe):
-    """``open`` under both of its names and ``os.open``; ``os.fsync`` and its kin; renames, removals, listings, copies."""
+    """``open`` by both of its names, ``os.open``, ``os.fsync`` and its kin; renames, removals, listings and copies."""
 
     channel: ClassVar[str] = "file"
     library: ClassVar[str] = "io"
