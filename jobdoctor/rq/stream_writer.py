@@ -17,6 +17,8 @@ from jobdoctor.wire import DEFAULT_MAXLEN, STREAM_KEY, encode
 #: Recordings held while the server takes none: some minutes of a busy worker, some megabytes at most.
 BUFFERED = 256
 BUFFERED_BYTES = 8 * 1024 * 1024
+#: Entries in which an execution is looked for that a witness which died may have written.
+_NEWEST = 100
 
 
 class _Entry(NamedTuple):
@@ -52,6 +54,12 @@ class StreamWriter:
         """As ``write``, when it is known that the server is away."""
         self._append(execution)
         self._drop()
+
+    def has(self, execution_id: str) -> bool:
+        """Whether one of the newest entries is of this execution."""
+        sought = execution_id.encode("utf-8", "replace")
+        entries = self.connection.xrevrange(STREAM_KEY, count=_NEWEST)
+        return any(fields.get(b"id") == sought for _, fields in entries)
 
     def _append(self, execution: Execution) -> None:
         self._waiting.append(_Entry(encode(execution, lost=self.lost), self.lost))

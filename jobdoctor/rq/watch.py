@@ -39,7 +39,7 @@ _SLICE_S = 0.002
 #: Data smaller than this is stored as it is: RQ's compression saves nothing worth asking the server for.
 _WIRE_BYTES = 512
 #: An execution shorter than this may be over before the witness comes to look at it.
-_UNSEEN_NS = 250_000_000
+_UNSEEN_NS = 2_000_000_000
 _HOST = socket.gethostname()
 
 #: RQ's words for how a job stands, in ours.

@@ -103,6 +103,7 @@ class Witness:
 
     def __init__(self, line: socket.socket, setting: Setting, connection: Any) -> None:
         self.line = line
+        self.line.setblocking(False)
         self.setting = setting
         self.problems: list[tuple[str, str]] = []
         try:
@@ -185,7 +186,7 @@ class Witness:
         """All packets that are there."""
         while self._open:
             try:
-                packet, descriptors, _, _ = socket.recv_fds(self.line, _PACKET_BYTES, 1, socket.MSG_DONTWAIT)
+                packet, descriptors, _, _ = socket.recv_fds(self.line, _PACKET_BYTES, 1)
             except BlockingIOError:
                 return
             except OSError:
@@ -223,6 +224,8 @@ class Witness:
             self.problems += [("witness", problem) for problem in watch.guard.problems]
             if time.monotonic() < self._retry_s:
                 self.writer.hold(execution)
+            elif self._written_before(begun):
+                pass
             elif not self.writer.write(execution):
                 self._retry_s = time.monotonic() + RETRY_S
                 self.problems.append(("stream", self.writer.problem))
@@ -236,11 +239,19 @@ class Witness:
                 _clear(watch.buffer)
             self._answer(begun.number, profiles)
 
+    def _written_before(self, begun: Begun) -> bool:
+        """Whether the witness that died had come to write it."""
+        if begun.number > self.setting.told_again:
+            return False
+        with _quietly(self, "stream"):
+            return self.writer.has(begun.execution_id)
+        return False
+
     def _answer(self, number: int, profiles: dict[str, bool]) -> None:
         answer = Answer(number, self.writer.waiting, self.profiles.policy.mode, profiles, self.problems[:20])
         self.problems = []
         try:
-            self.line.send(ENCODER.encode(answer), socket.MSG_DONTWAIT)
+            self.line.send(ENCODER.encode(answer))
         except OSError:
             pass  # nobody listens any more
 

@@ -216,6 +216,8 @@ class WitnessLink:
                 packet = self._socket.recv(_PACKET_BYTES)
             except BlockingIOError:
                 return True
+            except ConnectionResetError:
+                continue  # it died with packets unread: said once, and then what it had answered before is there
             except OSError:
                 packet = b""
             if not packet:
@@ -252,7 +254,8 @@ class WitnessLink:
             except BlockingIOError:
                 return True
             except OSError:
-                self._reap(kill=True)
+                if self._receive():  # what it has dealt with, before another one is told
+                    self._reap(kill=True)
                 continue
             self._unsent.popleft()
         return True

@@ -157,3 +157,20 @@ class Order:
 
 def order_total(order: Order) -> int:
     return order.total()
+
+
+def wait_for_file(started: str, release: str) -> str:
+    pathlib.Path(started).touch()
+    while not pathlib.Path(release).exists():
+        time.sleep(0.01)
+    return "released"
+
+
+def spin_for(seconds: float) -> None:
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        sum(range(1000))
+
+
+def length(data: bytes) -> int:
+    return len(data)

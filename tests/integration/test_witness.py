@@ -1,0 +1,320 @@
+"""The process beside each worker: whatever dies, no job is harmed, and what can be known of it is on the stream."""
+
+from __future__ import annotations
+
+import gc
+import os
+import pathlib
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+import redis
+from rq import Queue
+from rq.job import Job
+
+import jobdoctor
+from jobdoctor import wire
+from jobdoctor.rq import witness_link
+from tests.integration import jobs
+from tests.integration.recordings import RECORDING, executions, work
+
+ROOT = pathlib.Path(__file__).parents[2]
+
+
+def until(condition: Callable[[], Any], seconds: float = 30) -> Any:
+    """What the condition gives, once it is true."""
+    deadline = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < deadline, "it did not happen"
+        time.sleep(0.01)
+    return found
+
+
+def alive(pid: int) -> bool:
+    """Whether the process runs: a zombie does not."""
+    try:
+        return pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def witnesses(worker: int) -> list[int]:
+    """The witnesses of a worker that run."""
+    children = pathlib.Path(f"/proc/{worker}/task/{worker}/children").read_text().split()
+    return [int(pid) for pid in children if pathlib.Path(f"/proc/{pid}/comm").read_text() == "rq-witness\n"]
+
+
+@contextmanager
+def running(url: str, code: str = "jobdoctor.Worker", **environment: str) -> Iterator[subprocess.Popen[bytes]]:
+    """A worker in a process of its own, until the end of the block."""
+    source = (
+        "import redis, jobdoctor\n"
+        f"w = {code}(['default'], connection=redis.Redis.from_url({url!r}))\n"
+        "w.work(logging_level='CRITICAL')"
+    )
+    client = redis.Redis.from_url(url)
+    client.delete("rq:workers")
+    process = subprocess.Popen(
+        [sys.executable, "-c", source], env={**os.environ, "PYTHONPATH": str(ROOT), **environment}
+    )
+    try:
+        until(lambda: client.scard("rq:workers") and witnesses(process.pid))
+        yield process
+    finally:
+        process.terminate()
+        try:
+            process.wait(20)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            raise
+
+
+def test_it_ends_with_its_worker(redis_client: redis.Redis, valkey_url: str) -> None:
+    with running(valkey_url) as worker:
+        (pid,) = witnesses(worker.pid)
+    assert not alive(pid)
+
+
+def test_nothing_is_left_behind(redis_client: redis.Redis, valkey_url: str) -> None:
+    """After 200 jobs the worker has the descriptors that it had after the first, and one witness."""
+    queue = Queue(connection=redis_client)
+    with running(valkey_url) as worker:
+        queue.enqueue(jobs.nothing)
+        until(lambda: redis_client.xlen(wire.STREAM_KEY) == 1)
+        before = witnesses(worker.pid)
+        (witness,) = before
+        descriptors = [len(os.listdir(f"/proc/{pid}/fd")) for pid in (worker.pid, witness)]
+        for _ in range(199):
+            queue.enqueue(jobs.nothing)
+        until(lambda: redis_client.xlen(wire.STREAM_KEY) == 200, 90)
+        assert [len(os.listdir(f"/proc/{pid}/fd")) for pid in (worker.pid, witness)] == descriptors
+        assert witnesses(worker.pid) == before
+    assert len({each.id for each in executions(redis_client)}) == 200
+
+
+def test_a_worker_that_is_not_told_to_end(redis_client: redis.Redis) -> None:
+    worker: Any = jobdoctor.SimpleWorker(["default"], connection=redis_client)
+    job = Queue(connection=redis_client).enqueue(jobs.add, 1, 2)
+    worker.execute_job(job, worker.queues[0])
+    pid = worker._recording_state.link.pid
+    assert alive(pid)
+    del worker
+    gc.collect()
+    assert not alive(pid)
+    assert [each.outcome for each in executions(redis_client)] == ["finished"]
+
+
+def test_a_worker_works_again(redis_client: redis.Redis) -> None:
+    queue = Queue(connection=redis_client)
+    worker: Any = jobdoctor.Worker(["default"], connection=redis_client)
+    for number in range(1, 4):
+        queue.enqueue(jobs.add, 1, 2)
+        worker.work(burst=True, logging_level="CRITICAL")
+        assert redis_client.xlen(wire.STREAM_KEY) == number
+    assert not witnesses(os.getpid())
+
+
+@pytest.mark.parametrize("kind", ["Worker", "SpawnWorker"])
+def test_a_worker_that_is_killed_with_its_horse(redis_client: redis.Redis, valkey_url: str, kind: str) -> None:
+    """The witness writes what became of the job, and goes."""
+    Queue(connection=redis_client).enqueue(jobs.die_in_a_call, valkey_url)
+    with running(valkey_url, f"jobdoctor.{kind}") as worker:
+        horse = int(until(lambda: redis_client.get("about-to-die")))
+        (witness,) = witnesses(worker.pid)
+        time.sleep(0.2)
+        worker.kill()
+        worker.wait()
+        assert alive(witness)
+        assert alive(horse)  # as with RQ's own workers
+        assert redis_client.xlen(wire.STREAM_KEY) == 0
+        os.kill(horse, signal.SIGKILL)
+        until(lambda: not alive(witness))
+    (execution,) = executions(redis_client)
+    assert execution.outcome == "killed"
+    assert execution.death is not None
+    assert execution.death.cause == "lost-worker"
+    assert execution.in_flight is not None
+    assert execution.groups[execution.in_flight.group].operation == "BLPOP"
+    assert execution.samples
+    assert any("its worker died" in text for text in execution.not_captured)
+    assert sum(part.ns for part in execution.ledger) == execution.wall_ns
+
+
+def test_a_job_that_outlives_its_worker(redis_client: redis.Redis, valkey_url: str, tmp_path: pathlib.Path) -> None:
+    release = tmp_path / "release"
+    job = Queue(connection=redis_client).enqueue(jobs.wait_for_file, str(tmp_path / "started"), str(release))
+    with running(valkey_url) as worker:
+        until((tmp_path / "started").exists)
+        (witness,) = witnesses(worker.pid)
+        worker.kill()
+        worker.wait()
+        release.touch()
+        until(lambda: not alive(witness))
+    assert job.return_value() == "released"
+    (execution,) = executions(redis_client)
+    assert execution.outcome == "finished"
+    assert execution.death is None
+    assert any("its worker died" in text for text in execution.not_captured)
+
+
+def test_a_killed_simple_worker(redis_client: redis.Redis, valkey_url: str) -> None:
+    Queue(connection=redis_client).enqueue(jobs.die_in_a_call, valkey_url)
+    with running(valkey_url, "jobdoctor.SimpleWorker") as worker:
+        until(lambda: redis_client.get("about-to-die"))
+        (witness,) = witnesses(worker.pid)
+        time.sleep(0.2)
+        worker.kill()
+        worker.wait()
+        until(lambda: not alive(witness))
+    (execution,) = executions(redis_client)
+    assert execution.outcome == "killed"
+    assert execution.death is not None
+    assert execution.death.cause == "lost-worker"
+    assert "BLPOP" in execution.death.in_flight
+    assert len(execution.samples) > 3
+
+
+def test_an_idle_worker_that_is_killed(redis_client: redis.Redis, valkey_url: str) -> None:
+    with running(valkey_url) as worker:
+        (witness,) = witnesses(worker.pid)
+        worker.kill()
+        worker.wait()
+        until(lambda: not alive(witness))
+    assert executions(redis_client) == []
+
+
+def test_a_witness_that_is_killed_again_and_again(
+    redis_client: redis.Redis, valkey_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Jobs do not notice, and no execution is missing or there twice."""
+    chosen = random.Random(7)
+    queue = Queue(connection=redis_client)
+    often = "__import__('jobdoctor.rq.witness_link').rq.witness_link.__dict__.update(STARTS_WITHIN_S=0)"
+    with running(valkey_url, f"({often} or jobdoctor.Worker)") as worker:
+        for _ in range(8):
+            found = [queue.enqueue(jobs.add, 1, 2) for _ in range(10)]
+            time.sleep(chosen.uniform(0.0, 0.3))
+            for pid in witnesses(worker.pid):
+                os.kill(pid, signal.SIGKILL)
+            until(lambda found=found: all(job.is_finished for job in found))  # type: ignore[misc]
+        assert worker.poll() is None
+        worker.terminate()
+        assert worker.wait(20) == 0
+    entries = [fields for _, fields in redis_client.xrange(wire.STREAM_KEY)]
+    recorded = executions(redis_client)
+    lost = sum(wire.lost(fields) for fields in entries)
+    assert len({each.id for each in recorded}) == len(recorded)
+    assert len(recorded) + lost == 80
+    assert len(recorded) >= 72
+    assert {each.outcome for each in recorded} == {"finished"}
+
+
+def test_a_witness_that_hangs(redis_client: redis.Redis, valkey_url: str) -> None:
+    """The jobs run on, first with what memory there is and then without; nothing is told twice."""
+    queue = Queue(connection=redis_client)
+    with running(valkey_url) as worker:
+        (witness,) = witnesses(worker.pid)
+        os.kill(witness, signal.SIGSTOP)
+        try:
+            found = [queue.enqueue(jobs.add, 1, 2) for _ in range(8)]
+            until(lambda: all(job.is_finished for job in found))
+            assert redis_client.xlen(wire.STREAM_KEY) == 0
+        finally:
+            os.kill(witness, signal.SIGCONT)
+        until(lambda: redis_client.xlen(wire.STREAM_KEY) == 8)
+    recorded = executions(redis_client)
+    assert [bool(each.phases and "body" in {phase.name for phase in each.phases}) for each in recorded] == [
+        True, True, True, False, False, False, False, False,
+    ]  # fmt: skip
+    assert all("no memory free" in " ".join(each.not_captured) for each in recorded[3:])
+
+
+def test_random_deaths_of_horses(redis_client: redis.Redis, valkey_url: str) -> None:
+    chosen = random.Random(11)
+    queue = Queue(connection=redis_client)
+    found: list[Job] = []
+    with running(valkey_url) as worker:
+        for _ in range(12):
+            found.append(queue.enqueue(jobs.spin_for, 0.2))
+            until(lambda: len(_children(worker.pid)) == 2)
+            time.sleep(chosen.uniform(0.0, 0.25))
+            for pid in _children(worker.pid) - set(witnesses(worker.pid)):
+                os.kill(pid, signal.SIGKILL)
+            until(lambda: found[-1].get_status(refresh=True) in {"finished", "failed"})
+        until(lambda: redis_client.xlen(wire.STREAM_KEY) == 12)
+    recorded = {each.job_id: each for each in executions(redis_client)}
+    for job in found:
+        execution = recorded[job.id]
+        assert execution.outcome == {"finished": "finished", "failed": "killed"}[job.get_status()]
+        assert (execution.death is not None) == (execution.outcome == "killed" or bool(execution.death))
+        assert sum(part.ns for part in execution.ledger) == execution.wall_ns
+
+
+def _children(worker: int) -> set[int]:
+    return {int(pid) for pid in pathlib.Path(f"/proc/{worker}/task/{worker}/children").read_text().split()}
+
+
+def test_a_server_that_comes_back_gets_what_waited(redis_client: redis.Redis, valkey_url: str) -> None:
+    """Without another job: the witness tries again by itself."""
+    redis_client.set(wire.STREAM_KEY, "not a stream")
+    with running(valkey_url):
+        job = Queue(connection=redis_client).enqueue(jobs.add, 1, 2)
+        until(lambda: job.is_finished)
+        time.sleep(0.5)
+        redis_client.delete(wire.STREAM_KEY)
+        until(lambda: redis_client.exists(wire.STREAM_KEY), 10)
+    assert len(executions(redis_client)) == 1
+
+
+def test_large_data_reaches_the_witness(redis_client: redis.Redis) -> None:
+    for size in (10_000, 40_000, 5_000_000):
+        redis_client.flushdb()
+        job = Queue(connection=redis_client).enqueue(jobs.length, b"x" * size)
+        work(RECORDING["fork"], redis_client)
+        (execution,) = executions(redis_client)
+        assert job.return_value() == size
+        assert execution.payload is not None
+        assert execution.payload.raw_bytes == len(job.data)
+        assert execution.payload.nodes[0].bytes >= size
+        assert execution.not_captured == []
+
+
+def test_profiles_are_the_fleets(redis_client: redis.Redis) -> None:
+    """A first execution is profiled once, and not by the next worker again."""
+    profiled: list[bool] = []
+    # Where the machine is busy, a witness may not be ready yet for the first.
+    while len(profiled) < 3 or (len(profiled) < 8 and True not in profiled[:-2]):
+        Queue(connection=redis_client).enqueue(jobs.spin_for, 0.05)
+        work(RECORDING["fork"], redis_client)
+        profiled.append(executions(redis_client)[-1].profile is not None)
+    assert profiled.count(True) == 1
+    (key,) = redis_client.keys("jobdoctor:profiles:*")
+    assert redis_client.ttl(key) > 0
+    assert int(redis_client.hget(key, "executions:tests.integration.jobs.spin_for") or 0) == len(profiled)
+
+
+def test_a_packet_that_does_not_fit_waits() -> None:
+    """The worker does not stop for a witness that reads nothing; what is open is bounded."""
+    link = witness_link.WitnessLink(None, "w", [], [], lambda line, setting: time.sleep(60))
+    link.start()
+    try:
+        from tests.rq.packets import begun, ended
+
+        began = time.monotonic()
+        for _ in range(200):
+            number = link.next_number()
+            link.begin(begun(number, b"x" * 15_000))
+            link.end(ended(number))
+        assert time.monotonic() - began < 5
+        assert len(link._open) == witness_link.OPEN
+        assert link.lost == 200 - witness_link.OPEN
+    finally:
+        link.close(patience_s=0.1)
+    assert not link.pid
