@@ -221,6 +221,7 @@ class Sample(Struct, frozen=True, array_like=True):
     read_bytes: int = 0
     written_bytes: int = 0
     threads_runqueue_ns: int = 0  # runnable, not running: the threads beside the main one, summed
+    thread_cpu_ns: int = 0  # of ``cpu_ns``: the main thread's; 0: not known
 
 
 class Rusage(Struct, frozen=True, omit_defaults=True):

@@ -379,6 +379,7 @@ def _body(
         "targets": targets,
         "blocked_ns": blocked_ns,
         "body_cpu_ns": body_cpu_ns,
+        "threads_cpu_ns": _threads_cpu_ns(observation.samples),
         "body_runqueue_ns": body_runqueue_ns,
         "gc_ns": recording.gc_body_ns,
         "import_ns": sum(each.total_ns for each in _facts(recording, "import", ImportCost) if _in_body(each)),
@@ -387,9 +388,19 @@ def _body(
             for mark, following in pairwise(marks)
             if mark.name == "import"
         ),
-        "busy": [(clock.at(span.start_ns), clock.at(span.start_ns + span.duration_ns)) for span in recording.spans]
-        + ([(in_flight.start_ns, in_flight.start_ns + in_flight.duration_ns)] if in_flight else []),
+        "busy": _busy(recording, clock, in_flight),
     }
+
+
+def _busy(recording: Recording, clock: _Clock, in_flight: Span | None) -> list[tuple[int, int]]:
+    """When probes saw calls; from where the log of calls is full, up to the last of them, it cannot be told when."""
+    busy = [(clock.at(span.start_ns), clock.at(span.start_ns + span.duration_ns)) for span in recording.spans]
+    if in_flight is not None:
+        busy.append((in_flight.start_ns, in_flight.start_ns + in_flight.duration_ns))
+    if recording.spans_dropped and busy:
+        last = max((group.last_end_ns for group in recording.groups), default=0)
+        busy.append((max(start for start, _ in busy), clock.at(last)))
+    return busy
 
 
 def _in_body(imported: ImportCost) -> bool:
@@ -406,6 +417,15 @@ def _total_cpu_ns(observation: Observation) -> int | None:
     if observation.samples:
         return observation.samples[-1].cpu_ns - observation.samples[0].cpu_ns
     return None
+
+
+def _threads_cpu_ns(samples: list[Sample]) -> int | None:
+    """CPU of the threads beside the main one; None when the samples do not tell them apart."""
+    known = [sample for sample in samples if sample.thread_cpu_ns]
+    if len(known) < 2:
+        return None
+    first, last = known[0], known[-1]
+    return max(0, last.cpu_ns - first.cpu_ns - (last.thread_cpu_ns - first.thread_cpu_ns))
 
 
 def _delay(samples: list[Sample]) -> int:

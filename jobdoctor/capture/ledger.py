@@ -8,13 +8,17 @@ phase other than the body belongs to that phase, whatever was done in it; only t
    the client-side CPU goes to ``cpu`` with the channel as detail, what is known to be blocked by another database
    session to ``lock``, the rest to the channel with the target as detail.
 2. CPU outside of calls is ``cpu`` (of it, garbage collection is ``gc``, and imports inside the function ``import``).
-   CPU that other threads used while the job waited in a call overlaps with that wait: wall time is counted once, as
-   the wait, and the overlap is left out.
-3. Run-queue delay is ``cpu_wait``: first of the time outside of calls; what does not fit there was spent waking up from
-   calls, and is taken off their waits evenly, off sleeps last.
-4. What then remains was blocked in the kernel outside of any probe, as far as samples show it (``other_wait``, with
-   what it was blocked in), and else ``unexplained``. While the job waited for threads of its own (in a futex, or in
+   What the job's own thread computed beyond that, it computed while calls were in flight (a loop of asyncio, threads):
+   it did not wait then, and the time is taken off the calls' waits. CPU of other threads in that time overlaps with
+   the wait: wall time is counted once, as the wait, and the overlap is left out.
+3. Run-queue delay is ``cpu_wait``: first of the time outside of calls in which samples did not find the job blocked;
+   what does not fit there was spent waking up from calls, and is taken off their waits evenly, off sleeps last.
+4. What then remains was blocked in the kernel outside of any probe: as far as samples show in what, it is
+   ``other_wait`` with that, and else ``unexplained``. While the job waited for threads of its own (in a futex, or in
    the loop of asyncio) and these waited for a processor, the wait is ``cpu_wait``, too.
+
+For its own thread the kernel's figures leave no gap: wall time = CPU + run-queue delay + blocked. What can be wrong is
+which of the waits the blocked time belongs to, where no probe saw it; that is what samples are asked.
 """
 
 from __future__ import annotations
@@ -60,12 +64,13 @@ class LedgerInputs(Struct):
     targets: dict[str, dict[str, int]] = field(default_factory=dict)  # channel: target: weight
     blocked_ns: dict[str, int] = field(default_factory=dict)  # target: SQL time known to be blocked by another session
     body_cpu_ns: int | None = None
+    threads_cpu_ns: int | None = None  # of ``body_cpu_ns``: threads beside the job's own
     body_runqueue_ns: int = 0
     gc_ns: int = 0  # while the body ran
     import_ns: int = 0  # imports while the body ran
     import_runqueue_ns: int = 0  # run-queue delay of the import phases
     samples: list[Sample] = field(default_factory=list)
-    busy: list[tuple[int, int]] = field(default_factory=list)  # stretches in which a probe saw a call
+    busy: list[tuple[int, int]] = field(default_factory=list)  # stretches in which a probe saw a call, or may have
 
 
 def build(inputs: LedgerInputs) -> list[LedgerPart]:
@@ -154,19 +159,21 @@ def _divide(inputs: LedgerInputs, bodies: list[tuple[int, int]], put: _Put) -> N
         put("gc", "", collected)
         put("import", "", imported)
         put("cpu", "", own - collected - imported)
+        if inputs.threads_cpu_ns is not None:
+            beside = inputs.body_cpu_ns - max(0, inputs.threads_cpu_ns) - sum(inside.values()) - own
+            beside = min(max(0, beside), sum(waits.values()))
+            _take(beside, waits)
+            put("cpu", "", beside)
     outside -= own
 
     # Runnable, not running.
+    seen = _blocked_outside(inputs, bodies)
     delay = max(0, inputs.body_runqueue_ns)
-    delayed = min(delay, outside)
-    outside -= delayed
+    delayed = min(delay, max(0, outside - sum(seen.values())))
     waking = min(delay - delayed, sum(waits.values()))
-    # A sleep ends late by one wake-up at most: its length was chosen. Other waits give way first.
-    chosen = {channel: ns for channel, ns in waits.items() if channel == "sleep"}
-    others = {channel: ns for channel, ns in waits.items() if channel not in chosen}
-    from_others = min(waking, sum(others.values()))
-    for channel, ns in (*_share(from_others, others).items(), *_share(waking - from_others, chosen).items()):
-        waits[channel] -= ns
+    delayed = min(delay - waking, outside)  # samples are few: the kernel's sum stands above them
+    outside -= delayed
+    _take(waking, waits)
     put("cpu_wait", "", delayed + waking)
 
     # Waits that probes saw.
@@ -179,7 +186,6 @@ def _divide(inputs: LedgerInputs, bodies: list[tuple[int, int]], put: _Put) -> N
             put(part, target or (channel if part == "other_wait" else ""), share - blocked)
 
     # Waits that they did not.
-    seen = _blocked_outside(inputs, bodies)
     total = min(outside, sum(seen.values()))
     awaiting = {wait: ns for wait, ns in seen.items() if wait in _AWAITS_THREADS}
     queued = min(total, sum(awaiting.values()), _threads_delay(inputs.samples, bodies))
@@ -193,9 +199,20 @@ def _divide(inputs: LedgerInputs, bodies: list[tuple[int, int]], put: _Put) -> N
     put("unexplained", "", outside - total)
 
 
+def _take(ns: int, waits: dict[str, int]) -> None:
+    """Take time off the waits, in proportion. A sleep ends late by one wake-up at most, for its length was chosen:
+    other waits give way first."""
+    chosen = {channel: wait for channel, wait in waits.items() if channel == "sleep"}
+    others = {channel: wait for channel, wait in waits.items() if channel not in chosen}
+    from_others = min(ns, sum(others.values()))
+    for channel, share in (*_share(from_others, others).items(), *_share(ns - from_others, chosen).items()):
+        waits[channel] -= share
+
+
 def _blocked_outside(inputs: LedgerInputs, bodies: list[tuple[int, int]]) -> dict[str, int]:
     """Time for which samples found the body blocked while no probe saw a call, by what it was blocked in. A sample
-    stands for the stretch from half-way to the one before to half-way to the one after."""
+    stands for the stretch from half-way to the one before to half-way to the one after, as far as the kernel did not
+    count CPU or run-queue delay there."""
     samples = sorted(inputs.samples, key=lambda sample: sample.at_ns)
     busy = sorted(inputs.busy)
     found: dict[str, int] = {}
@@ -209,10 +226,22 @@ def _blocked_outside(inputs: LedgerInputs, bodies: list[tuple[int, int]]) -> dic
                 index += 1
             if any(begin <= sample.at_ns <= finish for begin, finish in busy[index : index + 8]):
                 continue
-            before = (within[number - 1].at_ns + sample.at_ns) // 2 if number else start
-            after = (within[number + 1].at_ns + sample.at_ns) // 2 if number + 1 < len(within) else end
-            found[sample.wait] = found.get(sample.wait, 0) + after - before
+            before = _halved(within[number - 1], sample) if number else sample.at_ns - start
+            after = _halved(sample, within[number + 1]) if number + 1 < len(within) else end - sample.at_ns
+            found[sample.wait] = found.get(sample.wait, 0) + before + after
     return found
+
+
+def _halved(first: Sample, second: Sample) -> int:
+    """Half of the time between two samples, or less when the thread was not blocked for that long between them."""
+    lasted = second.at_ns - first.at_ns
+    ready = max(0, second.runqueue_ns - first.runqueue_ns)
+    if first.thread_cpu_ns:  # else not known of this thread alone
+        ready += max(0, second.thread_cpu_ns - first.thread_cpu_ns)
+    blocked = max(0, lasted - ready)
+    if first.wait in _BLOCKED and second.wait in _BLOCKED:
+        return blocked // 2
+    return min(lasted // 2, blocked)
 
 
 def _threads_delay(samples: list[Sample], bodies: list[tuple[int, int]]) -> int:

@@ -17,6 +17,7 @@ from collections.abc import Callable
 from resource import struct_rusage
 from typing import Protocol
 
+from jobdoctor.capture import wait_channels
 from jobdoctor.capture.foreign import foreign
 from jobdoctor.model import Rusage, Sample
 
@@ -51,7 +52,14 @@ _SYSCALLS: dict[str, dict[int, str]] = {
 }  # fmt: skip
 
 
+#: What a sample cannot say, as ``Sampler.gaps`` has it.
+NO_WAITS = "What the job's process waited in, outside of recorded calls"
+NO_DELAY = "How long the job's process waited for a processor"
+
+
 class _Reader(Protocol):
+    gaps: dict[str, str]
+
     def read(self) -> Sample | None: ...
 
     def close(self) -> None: ...
@@ -62,6 +70,8 @@ class _ProcReader:
 
     def __init__(self, pid: int) -> None:
         self.pid = pid
+        self.gaps: dict[str, str] = {}
+        self.shows_channels = False
         self.calls = _SYSCALLS.get(platform.machine(), {})
         self.descriptors: dict[str, int] = {}
         self.cpu_ns = 0
@@ -97,6 +107,8 @@ class _ProcReader:
         if len(memory) < 2 or memory[1] == b"0":
             return None  # it has given its memory back: it is about to be gone
         exact, delayed = (int(scheduled[0]), int(scheduled[1])) if len(scheduled) >= 2 else (0, 0)
+        if len(scheduled) < 2:
+            self.gaps[NO_DELAY] = "the kernel keeps no /proc/<pid>/schedstat"
         threads = int(stat[17])
         if threads > 1:
             self._read_threads()
@@ -118,6 +130,7 @@ class _ProcReader:
             read_bytes=read_bytes,
             written_bytes=written_bytes,
             threads_runqueue_ns=sum(self.delays.values()),
+            thread_cpu_ns=exact,
         )
 
     def _read_threads(self) -> None:
@@ -138,9 +151,9 @@ class _ProcReader:
     def _wait(self, state: bytes) -> str:
         if state == b"D":
             return "disk"
-        fields = self._text("syscall").split()
+        fields = self._text("syscall").split() if self.calls else []
         if not fields:
-            return "running" if state == b"R" else ""
+            return "running" if state == b"R" else self._wait_channel()
         if fields[0] == b"running":
             return "running"
         if fields[0] == b"-1":
@@ -153,6 +166,22 @@ class _ProcReader:
         if kind == "descriptor":
             return self._descriptor(int(fields[1], 16)) if len(fields) > 1 else ""
         return kind
+
+    def _wait_channel(self) -> str:
+        """Where the system call may not be read, the kernel function it sleeps in often may."""
+        try:
+            with open(f"/proc/{self.pid}/wchan", encoding="ascii") as channel:
+                function = channel.read().strip("\0 \n")
+        except OSError:
+            function = ""
+        if function in ("", "0"):
+            # It woke just now, or nothing is shown at all: then that is so for each sample.
+            if not self.shows_channels:
+                self.gaps[NO_WAITS] = "/proc/<pid>/syscall and /proc/<pid>/wchan may not be read"
+            return ""
+        self.shows_channels = True
+        self.gaps.pop(NO_WAITS, None)
+        return wait_channels.kind_of(function)
 
     def _descriptor(self, number: int) -> str:
         try:
@@ -180,6 +209,7 @@ class _PsutilReader:
     def __init__(self, pid: int) -> None:
         import psutil  # only here: it costs 20 ms that Linux does not need
 
+        self.gaps = dict.fromkeys((NO_WAITS, NO_DELAY), "there is no /proc")
         self.errors = psutil.Error
         self.process = psutil.Process(pid)
 
@@ -237,6 +267,7 @@ class Sampler:
         self.spent_ns = 0
         self._oom_kills = _oom_kills()
         self._reader, self.missing = _open(pid)
+        self._gaps_of = self._reader  # which is let go at the end
         first = self.sample()
         if first is not None:
             self.baseline_rss_bytes = first.rss_bytes
@@ -262,6 +293,13 @@ class Sampler:
         self.samples.append(sample)
         self.spent_ns += time.perf_counter_ns() - began
         return sample
+
+    @property
+    def gaps(self) -> list[str]:
+        """Sentences: what the samples cannot say here, and why."""
+        if self._gaps_of is None or not self.samples:
+            return []  # nothing could be watched at all: ``missing`` says so
+        return [f"{what}: {why}" for what, why in self._gaps_of.gaps.items()]
 
     def interval_s(self) -> float:
         """Seconds until the next sample is due."""

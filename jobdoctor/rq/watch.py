@@ -242,7 +242,12 @@ class ExecutionWatch:
             probes=probes,
             locks=locks,
             overhead_ns=overhead_ns,
-            not_captured=[*ended.problems, *self._not_captured(recorded), *self.guard.problems],
+            not_captured=[
+                *ended.problems,
+                *self._not_captured(recorded),
+                *(self.sampler.gaps if self.sampler is not None else []),
+                *self.guard.problems,
+            ],
         )
 
     def _payload(self) -> Payload | None:
@@ -293,6 +298,7 @@ def _from_zero(samples: list[Sample]) -> list[Sample]:
             read_bytes=sample.read_bytes - first.read_bytes,
             written_bytes=sample.written_bytes - first.written_bytes,
             threads_runqueue_ns=max(0, sample.threads_runqueue_ns - first.threads_runqueue_ns),
+            thread_cpu_ns=max(0, sample.thread_cpu_ns - first.thread_cpu_ns),
         )
         for sample in samples
     ]

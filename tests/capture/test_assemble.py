@@ -151,6 +151,45 @@ def test_a_whole_execution() -> None:
     assert execution.overhead_ns == 7 + recorder.calibrate()
 
 
+def test_waits_beyond_the_log_of_calls_are_not_said_to_be_outside_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recorder, "SPANS", 1)
+    waits = [Sample(at, 0, 1_000, 0, "socket") for at in (10_450, 10_550, 10_650, 10_750, 10_850)]
+    horse = Horse()
+    horse.mark("body", 10_400)
+    horse.query(10_500, 10_600)
+    horse.query(10_700, 10_800)
+    horse.mark("persist", 10_900)
+    execution = assemble(make_facts(), make_observation(samples=waits), horse.read())
+    assert execution.spans_dropped == 1
+    # Three samples lie where a call may have been: those at 550, 650 and 750.
+    assert parts(execution)["other_wait socket"] == 100 + 100
+    assert parts(execution)["unexplained"] == 100
+
+
+def test_cpu_of_other_threads_is_told_from_that_of_the_jobs_own() -> None:
+    horse = Horse()
+    horse.mark("body", 10_400, 0)
+    horse.query(10_500, 11_300)
+    horse.mark("persist", 11_400, 700)
+    alone = [Sample(10_400, 1, 1_000, 0, "running", thread_cpu_ns=1)]
+    one = assemble(
+        make_facts(),
+        make_observation(samples=[*alone, Sample(11_400, 701, 1_000, 0, "running", thread_cpu_ns=701)]),
+        horse.read(),
+    )
+    assert parts(one)["cpu"] == 700
+    assert parts(one)[f"sql {DB}"] == 300
+    several = assemble(
+        make_facts(),
+        make_observation(samples=[*alone, Sample(11_400, 701, 1_000, 0, "running", thread_cpu_ns=201)]),
+        horse.read(),
+    )
+    assert parts(several)["cpu"] == 200
+    assert parts(several)[f"sql {DB}"] == 800
+    unknown = assemble(make_facts(), make_observation(), horse.read())
+    assert parts(unknown)["cpu"] == 200
+
+
 def test_a_horse_that_was_killed_inside_a_call() -> None:
     horse = Horse()
     horse.mark("body", 10_400, 100)

@@ -110,6 +110,23 @@ def test_cpu_of_threads_that_overlaps_with_waiting_is_not_counted_twice() -> Non
     assert parts == {("http", ""): 900, ("gc", ""): 100}
 
 
+def test_a_loop_that_computes_while_calls_are_in_flight_does_not_wait_for_them() -> None:
+    body = [Phase("body", 0, 1_000)]
+    parts = ledger(phases=body, channel_ns={"http": 900}, body_cpu_ns=600, threads_cpu_ns=0)
+    assert parts == {("cpu", ""): 600, ("http", ""): 400}
+    # Of other threads' CPU it is not known what the job's own thread did meanwhile: it waited for the calls.
+    parts = ledger(phases=body, channel_ns={"http": 900}, body_cpu_ns=600, threads_cpu_ns=450)
+    assert parts == {("cpu", ""): 100 + 50, ("http", ""): 850}
+    # Sleeps give way last.
+    parts = ledger(phases=body, channel_ns={"http": 300, "sleep": 600}, body_cpu_ns=500, threads_cpu_ns=0)
+    assert parts == {("cpu", ""): 500, ("sleep", ""): 500}
+    # What was measured within calls is theirs.
+    parts = ledger(
+        phases=body, channel_ns={"http": 900}, channel_cpu_ns={"http": 200}, body_cpu_ns=600, threads_cpu_ns=0
+    )
+    assert parts == {("cpu", "http"): 200, ("cpu", ""): 400, ("http", ""): 400}
+
+
 def test_client_side_cpu_is_never_more_than_the_process_used() -> None:
     parts = ledger(
         phases=[Phase("body", 0, 1_000)],
@@ -136,6 +153,41 @@ def test_run_queue_delay_beyond_the_time_outside_of_calls_was_spent_waking_up() 
         phases=[Phase("body", 0, 1_000)], channel_ns={"sql": 200, "sleep": 800}, body_cpu_ns=0, body_runqueue_ns=300
     )
     assert parts == {("cpu_wait", ""): 300, ("sleep", ""): 700}
+
+
+def test_run_queue_delay_does_not_hide_waits_that_samples_saw() -> None:
+    body = [Phase("body", 0, 1_000)]
+    waits = [Sample(at, 0, 0, 0, "child") for at in (750, 850, 950)]  # for 100, 100 and 100, and 125 before
+    parts = ledger(
+        phases=body,
+        channel_ns={"sql": 500},
+        body_cpu_ns=100,
+        body_runqueue_ns=300,
+        samples=[Sample(650, 0, 0, 0, "running"), *waits],
+    )
+    assert parts == {
+        ("cpu", ""): 100,
+        ("cpu_wait", ""): 300,
+        ("sql", ""): 300,
+        ("other_wait", "child"): 300,
+    }
+    # The kernel's sum stands above what few samples stand for.
+    parts = ledger(phases=body, body_cpu_ns=100, body_runqueue_ns=500, samples=waits)
+    assert parts == {("cpu", ""): 100, ("cpu_wait", ""): 500, ("other_wait", "child"): 400}
+
+
+def test_a_sample_stands_for_no_longer_than_the_kernel_says_the_thread_was_blocked() -> None:
+    parts = ledger(
+        phases=[Phase("body", 0, 1_000)],
+        body_cpu_ns=None,
+        samples=[
+            Sample(100, 0, 0, 0, "running", thread_cpu_ns=10),
+            Sample(300, 0, 0, 40, "child", thread_cpu_ns=130),  # 200 passed: 120 of CPU, 40 of delay, 40 blocked
+            Sample(700, 0, 0, 40, "child", thread_cpu_ns=330),  # 400 passed, 200 blocked: half of it for each
+            Sample(900, 0, 0, 40, "running", thread_cpu_ns=330),  # 200 passed, all blocked: half of it is near enough
+        ],
+    )
+    assert parts == {("other_wait", "child"): 40 + 100 + 100 + 100, ("unexplained", ""): 660}
 
 
 def test_sql_blocked_by_another_session_is_lock_time() -> None:
@@ -274,10 +326,11 @@ waits = st.sampled_from(["futex", "socket", "sleep", "disk", "child", "running",
         targets=st.dictionaries(channels, st.dictionaries(st.sampled_from(["", "a", "b"]), ns, max_size=3)),
         blocked_ns=st.dictionaries(st.sampled_from(["", "a", "b"]), ns),
         body_cpu_ns=st.none() | ns,
+        threads_cpu_ns=st.none() | ns,
         body_runqueue_ns=ns,
         gc_ns=ns,
         import_ns=ns,
-        samples=st.lists(st.builds(Sample, ns, ns, ns, ns, waits), max_size=20),
+        samples=st.lists(st.builds(Sample, ns, ns, ns, ns, waits, thread_cpu_ns=ns), max_size=20),
         busy=st.lists(st.tuples(ns, ns), max_size=10),
     )
 )
