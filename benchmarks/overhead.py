@@ -1,11 +1,10 @@
-"""What recording costs: plain RQ against jobdoctor, in pairs, with a second plain worker as the control.
+"""What recording costs: plain RQ against jobdoctor and other agents, in pairs, with a second plain worker as control.
 
-Three workers run at once, each on a queue of its own. In each round each of them, in random order, is given one batch;
+All workers run at once, each on a queue of its own. In each round each of them, in random order, is given one batch;
 the time of a batch is from the first job's result to the last one's, so that it holds whole cycles of the worker: the
-dequeue, the fork, the job, the reap and what jobdoctor does then. A ratio is that of two batches of one round; what is
-reported is the median over the rounds, with a 95 % interval (bootstrap) and the quartiles. Where the control's interval
-is wide or does not hold 1, the machine was too busy for the figures to be trusted: run it again. Take ratios; absolute
-times are the machine's.
+dequeue, the fork, the job, the reap and what an agent does then. Ratios and differences are those of single rounds;
+what is reported is the median over the rounds, with a 95 % interval (bootstrap) and the quartiles. Where the control's
+interval is wide or does not hold 1, the machine was too busy for the figures to be trusted: run it again.
 """
 
 from __future__ import annotations
@@ -13,215 +12,289 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
-import platform
 import random
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from datetime import UTC, datetime
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-
-import redis
-from rq import Queue
-from rq.job import Job
-from rq.results import Result
-from rq.version import VERSION as RQ_VERSION
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
-from sample_app import servers  # noqa: E402 -- runs as a script
+from benchmarks import pairs, processes  # noqa: E402 -- runs as a script
+from benchmarks.arms import ARMS, AUTO, CONTROL, JOBDOCTOR, KINDS, PLAIN, Arm, Kind, versions  # noqa: E402
+from benchmarks.machine import heading  # noqa: E402
+from benchmarks.sink import started_sink  # noqa: E402
+from benchmarks.surroundings import started_shop  # noqa: E402
+from benchmarks.workers import Bench  # noqa: E402
 
-PLAIN = ["-m", "rq.cli", "worker", "--quiet"]
-RECORDING = ["-m", "jobdoctor", "run", "--quiet", "--no-collect"]
-ARMS = {"plain": PLAIN, "control": PLAIN, "jobdoctor": RECORDING}
-START_PATIENCE_S = 60.0
-JOB_PATIENCE_MS = 60_000
-RESAMPLES = 2000
+#: Jobs in a batch: some 0.3 s of work, forked and simple.
+BATCHES: dict[str, dict[Kind, int]] = {
+    "no_op": {"forked": 15, "simple": 50},
+    "orm_queries": {"forked": 2, "simple": 2},
+    "redis_commands": {"forked": 6, "simple": 8},
+    "http_requests": {"forked": 4, "simple": 4},
+    "call_heavy": {"forked": 3, "simple": 3},
+    "mixed": {"forked": 3, "simple": 3},
+}
+TITLES = {
+    "no_op": "no-op",
+    "orm_queries": "501 ORM queries",
+    "redis_commands": "300 Redis commands",
+    "http_requests": "40 HTTP requests",
+    "call_heavy": "call-heavy CPU",
+    "mixed": "mixed",
+}
+ROUNDS, QUICK_ROUNDS = 20, 4
+STARTS, QUICK_STARTS = 5, 2
+#: The first rounds warm up; the first job of each worker may be profiled, too.
+WARM_UP = 2
+#: What an agent does after its job ended is its cost, too: it is given this long before the CPU is read.
+SETTLE_S = 0.05
+
+
+@dataclass
+class Measured:
+    """One job on one kind of worker: a figure for each round, by the arm's name."""
+
+    job: str
+    kind: Kind
+    times: dict[str, list[float]] = field(default_factory=dict)  # ms for each job
+    cpu: dict[str, list[float]] = field(default_factory=dict)  # ms for each job
+    warm_up: dict[str, list[float]] = field(default_factory=dict)  # times of the rounds that do not count
+
+
+@dataclass
+class Figures:
+    """All that was measured, by arm."""
+
+    jobs: list[Measured] = field(default_factory=list)
+    starts: dict[str, list[float]] = field(default_factory=dict)  # ms
+    resident: dict[Kind, dict[str, float]] = field(default_factory=dict)  # MB, the worker alone
+    proportional: dict[Kind, dict[str, float]] = field(default_factory=dict)  # MB, with its helpers
+    loads: list[float] = field(default_factory=list)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=40)
-    parser.add_argument("--batch", type=int, default=10, help="jobs in a batch")
-    parser.add_argument("--starts", type=int, default=5, help="starts of each worker")
-    parser.add_argument("--job", choices=["no-op", "mixed"], help="measure one of the jobs only")
-    parser.add_argument("--output", type=Path, help="write the table there, too")
-    options = parser.parse_args()
-    with contextlib.ExitStack() as stack:
-        redis_url = stack.enter_context(servers.started_valkey())
-        server = stack.enter_context(servers.started_postgres())
-        os.environ.update(
-            SHOP_REDIS_URL=redis_url,
-            SHOP_DATABASE_URL=stack.enter_context(servers.own_database(server, "jobdoctor_bench")),
-            SHOP_UPSTREAM_URL=stack.enter_context(servers.started_upstream(latency_ms=0.0)),
-        )
-        from benchmarks import jobs
-        from sample_app import cache, db, seed
-
-        seed.seed(db.engine(), cache.cache())
-        db.engine().dispose()
-        connection = redis.Redis.from_url(redis_url)
-        compiled = stack.enter_context(tempfile.TemporaryDirectory())
-        loads = [os.getloadavg()[0]]
-        rows = _start_rows(connection, redis_url, options.starts, compiled)
-        workers = stack.enter_context(_running(connection, redis_url, list(ARMS), compiled))
-        for name, job in (("no-op", jobs.no_op), ("mixed", jobs.mixed)):
-            if options.job in (None, name):
-                rows += _time_rows(f"{name} job, forked", _measure(connection, job, options.rounds, options.batch))
-            loads.append(os.getloadavg()[0])
-        rows += _memory_rows({arm: process.pid for arm, process in workers.items()})
-    text = _table(rows, loads, options.rounds, options.batch)
+    options = parser().parse_args()
+    text = report(options)
     print(text)
     if options.output is not None:
         options.output.write_text(text, encoding="utf-8")
 
 
-# ------------------------------------------------------------------------------------------------------------- workers
+def parser() -> argparse.ArgumentParser:
+    """The options, which ``python -m benchmarks`` has too."""
+    found = argparse.ArgumentParser(description=__doc__)
+    found.add_argument("--arms", help=f"comma-separated, beside plain and control: {', '.join(list(ARMS)[2:])}")
+    found.add_argument("--jobs", help=f"comma-separated: {', '.join(BATCHES)}")
+    found.add_argument("--kinds", help=f"comma-separated: {', '.join(KINDS)}")
+    found.add_argument("--rounds", type=int, help=f"of each job [default: {ROUNDS}]")
+    found.add_argument("--starts", type=int, help=f"of each worker [default: {STARTS}]")
+    found.add_argument("--quick", action="store_true", help="few rounds: to see that it works, and the rough figures")
+    found.add_argument("--python", default=sys.executable, help="interpreter of the workers, which has the agents")
+    found.add_argument("--output", type=Path, help="write the tables there, too")
+    return found
 
 
-@contextlib.contextmanager
-def _running(
-    connection: redis.Redis, redis_url: str, arms: Sequence[str], compiled: str
-) -> Iterator[dict[str, subprocess.Popen[bytes]]]:
-    """Workers of these arms, each on the queue of its name, ready for work."""
-    # Modules are compiled once, as they are where things are installed, whatever this environment says of it.
-    environment = {
-        **os.environ,
-        "PYTHONPATH": str(ROOT),
-        "PYTHONPYCACHEPREFIX": compiled,
-        "PYTHONDONTWRITEBYTECODE": "",
-    }
-    connection.delete("rq:workers")  # of those that were ended before they could take leave
-    started = {
-        arm: subprocess.Popen(
-            [sys.executable, *ARMS[arm], "--url", redis_url, "-c", "sample_app.worker_settings", arm],
-            env=environment,
-            stdout=subprocess.DEVNULL,
-            start_new_session=True,
-        )
-        for arm in arms
-    }
-    try:
-        deadline = time.monotonic() + START_PATIENCE_S
-        while connection.scard("rq:workers") < len(arms):
-            if time.monotonic() > deadline or any(worker.poll() is not None for worker in started.values()):
-                raise SystemExit("the workers did not start")
-            time.sleep(0.002)
-        yield started
-    finally:
-        for worker in started.values():
-            worker.terminate()
-        for worker in started.values():
-            worker.wait(15)
-
-
-def _start_rows(connection: redis.Redis, redis_url: str, starts: int, compiled: str) -> list[str]:
-    """How long a worker takes to be ready, in turns."""
-    times: dict[str, list[float]] = {arm: [] for arm in ARMS}
-    for number in range(starts + 1):
-        for arm in random.sample(list(ARMS), len(ARMS)):
-            begun = time.perf_counter()
-            with _running(connection, redis_url, [arm], compiled):
-                if number:  # the first start compiles
-                    times[arm].append((time.perf_counter() - begun) * 1_000)
-    plain = statistics.median(times["plain"])
-    rows = []
-    for arm in ("control", "jobdoctor"):
-        more = sorted(mine - other for mine, other in zip(times[arm], times["plain"], strict=True))
-        rows.append(
-            f"| start of the worker | {arm} | {plain:.0f} ms | {statistics.median(times[arm]):.0f} ms "
-            f"| {statistics.median(more):+.0f} ms | {more[0]:+.0f} to {more[-1]:+.0f} ms (range) | |"
-        )
-    return rows
-
-
-def _memory_rows(pids: dict[str, int]) -> list[str]:
-    """Resident memory of the workers after their jobs."""
-    page = os.sysconf("SC_PAGE_SIZE")
-    resident = {arm: int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * page / 1e6 for arm, pid in pids.items()}
-    return [
-        f"| memory of the worker | {arm} | {resident['plain']:.1f} MB | {resident[arm]:.1f} MB "
-        f"| {resident[arm] - resident['plain']:+.1f} MB | | |"
-        for arm in ("control", "jobdoctor")
-    ]
-
-
-# --------------------------------------------------------------------------------------------------------------- times
-
-
-def _measure(connection: redis.Redis, job: Callable[[], object], rounds: int, batch: int) -> dict[str, list[float]]:
-    times: dict[str, list[float]] = {arm: [] for arm in ARMS}
-    for number in range(rounds + 2):
-        for arm in random.sample(list(ARMS), len(ARMS)):
-            took = _batch_ms(Queue(arm, connection=connection), job, batch)
-            if number >= 2:  # the first rounds warm up; the first job of each worker is profiled, too
-                times[arm].append(took)
-    return times
-
-
-def _batch_ms(queue: Queue, job: Callable[[], object], batch: int) -> float:
-    """Milliseconds for each job, over whole cycles: from the first result, of one job more, to the last."""
-    jobs = [queue.enqueue(job) for _ in range(batch + 1)]
-    return (_ended_ms(queue.connection, jobs[-1]) - _ended_ms(queue.connection, jobs[0])) / batch
-
-
-def _ended_ms(connection: redis.Redis, job: Job) -> int:
-    """When the job's result was written, by the server's clock, in milliseconds: it is in the entry's identifier."""
-    key = Result.get_key(job.id)
-    if not connection.xread({key: "0-0"}, block=JOB_PATIENCE_MS):
-        raise SystemExit(f"{job.func_name} has no result")
-    [(identifier, fields)] = connection.xrange(key)
-    if int(fields[b"type"]) != Result.Type.SUCCESSFUL.value:
-        raise SystemExit(f"{job.func_name} failed")
-    return int(identifier.partition(b"-")[0])
-
-
-def _time_rows(name: str, times: dict[str, list[float]]) -> list[str]:
-    plain = statistics.median(times["plain"])
-    rows = []
-    for arm in ("control", "jobdoctor"):
-        ratios = [mine / other for mine, other in zip(times[arm], times["plain"], strict=True)]
-        low, high = _interval(ratios)
-        quartiles = statistics.quantiles(ratios, n=4)
-        rows.append(
-            f"| {name} | {arm} | {plain:.1f} ms | {statistics.median(times[arm]):.1f} ms "
-            f"| x{statistics.median(ratios):.2f} | x{low:.2f} to x{high:.2f} "
-            f"| x{quartiles[0]:.2f} to x{quartiles[2]:.2f} |"
-        )
-    return rows
-
-
-def _interval(ratios: Sequence[float]) -> tuple[float, float]:
-    """Where the median is with 95 % confidence."""
-    chosen = random.Random(1)
-    medians = sorted(statistics.median(chosen.choices(ratios, k=len(ratios))) for _ in range(RESAMPLES))
-    return medians[int(0.025 * RESAMPLES)], medians[int(0.975 * RESAMPLES) - 1]
-
-
-def _table(rows: Sequence[str], loads: Sequence[float], rounds: int, batch: int) -> str:
-    machine = f"{platform.system()} on {platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
-    measured = " / ".join(f"{load:.1f}" for load in loads)
+def report(options: argparse.Namespace) -> str:
+    """Measures what was asked for; the tables in markdown."""
+    arms, installed, missing = _chosen_arms(options.python, options.arms)
+    jobs = _chosen(options.jobs, list(BATCHES))
+    kinds = [kind for kind in KINDS if kind in _chosen(options.kinds, list(KINDS))]
+    rounds = options.rounds or (QUICK_ROUNDS if options.quick else ROUNDS)
+    starts = (QUICK_STARTS if options.quick else STARTS) if options.starts is None else options.starts
+    with _bench(options.python) as bench:
+        figures = _measure(bench, arms, jobs, kinds, rounds, starts)
     return "\n".join(
         [
             "# What recording costs",
             "",
-            f"`python benchmarks/overhead.py`, {datetime.now(UTC):%Y-%m-%d}: {machine}, "
-            f"RQ {RQ_VERSION}; {rounds} rounds of {batch} jobs for each worker, interleaved.",
-            f"Load of the machine (1 minute): {measured} at the start and after each job, of which "
-            "the benchmark itself is 1 to 2.",
-            "Ratios are medians of those of single rounds. The control is plain RQ against plain RQ: how far its "
-            "interval is from 1, and how wide it is, is the machine's noise.",
+            heading("python benchmarks/overhead.py", figures.loads),
+            f"{rounds} rounds of each job, all arms in each round in random order.",
             "",
-            "| what | worker | plain | measured | difference | 95 % interval | quartiles of single rounds |",
-            "|---|---|---|---|---|---|---|",
-            *rows,
+            *_tables(figures, arms, kinds),
+            *_footnotes(arms, installed, missing),
             "",
         ]
     )
+
+
+def _chosen(given: str | None, known: Sequence[str]) -> list[str]:
+    if given is None:
+        return list(known)
+    wanted = [name.strip() for name in given.split(",")]
+    unknown = [name for name in wanted if name not in known]
+    if unknown:
+        raise SystemExit(f"unknown: {', '.join(unknown)}; there are {', '.join(known)}")
+    return [name for name in known if name in wanted]
+
+
+def _chosen_arms(python: str, given: str | None) -> tuple[list[Arm], dict[str, str], list[str]]:
+    """(arms to run, versions of what they need, names of those that are not installed)."""
+    others = list(ARMS)[2:]
+    arms = [PLAIN, CONTROL, *(ARMS[name] for name in _chosen(given, others))]
+    found = versions(python, arms)
+    missing = [arm.name for arm in arms if arm.needs and not found[arm.name]]
+    return [arm for arm in arms if arm.name not in missing], found, missing
+
+
+@contextlib.contextmanager
+def _bench(python: str) -> Iterator[Bench]:
+    with contextlib.ExitStack() as stack:
+        redis_url = stack.enter_context(started_shop(latency_ms=0.0))
+        os.environ["BENCH_SINK"] = stack.enter_context(started_sink())
+        yield Bench(redis_url, python, stack.enter_context(tempfile.TemporaryDirectory()))
+
+
+# ------------------------------------------------------------------------------------------------------------- measure
+
+
+def _measure(
+    bench: Bench, arms: Sequence[Arm], jobs: Sequence[str], kinds: Sequence[Kind], rounds: int, starts: int
+) -> Figures:
+    figures = Figures(loads=[os.getloadavg()[0]])
+    if starts:
+        figures.starts = bench.start_ms(arms, "forked", starts)
+    for kind in kinds:
+        with bench.running(arms, kind) as pids:
+            for job in jobs:
+                figures.jobs.append(_measure_job(bench, arms, pids, job, kind, rounds))
+                figures.loads.append(os.getloadavg()[0])
+                print(f"{kind} {job}: done", file=sys.stderr)
+            figures.resident[kind] = {name: processes.resident_mb(pid) for name, pid in pids.items()}
+            figures.proportional[kind] = {name: processes.proportional_mb(pid) for name, pid in pids.items()}
+    return figures
+
+
+def _measure_job(
+    bench: Bench, arms: Sequence[Arm], pids: dict[str, int], job: str, kind: Kind, rounds: int
+) -> Measured:
+    found = Measured(job, kind, *({arm.name: [] for arm in arms} for _ in range(3)))
+    size = BATCHES[job][kind]
+    for number in range(rounds + WARM_UP):
+        for arm in random.sample(arms, len(arms)):
+            before = processes.cpu_ms(pids[arm.name])
+            took = bench.batch_ms(arm, f"benchmarks.jobs.{job}", size)
+            if number < WARM_UP:
+                found.warm_up[arm.name].append(took)
+                continue
+            time.sleep(SETTLE_S)
+            found.times[arm.name].append(took)
+            found.cpu[arm.name].append((processes.cpu_ms(pids[arm.name]) - before) / (size + 1))
+    return found
+
+
+# -------------------------------------------------------------------------------------------------------------- tables
+
+
+def _tables(figures: Figures, arms: Sequence[Arm], kinds: Sequence[Kind]) -> Iterator[str]:
+    others = [arm.name for arm in arms if arm is not PLAIN]
+    yield from _summary(figures, others)
+    for kind in kinds:
+        yield from _details([measured for measured in figures.jobs if measured.kind == kind], kind, others)
+    if AUTO in arms and JOBDOCTOR in arms:
+        yield from _profiles(figures)
+    yield from _memory_and_start(figures, others, kinds)
+
+
+def _summary(figures: Figures, others: Sequence[str]) -> Iterator[str]:
+    yield "## Time for each job, against plain RQ"
+    yield ""
+    yield f"| job | worker | plain | {' | '.join(others)} |"
+    yield "|---|---|---|" + "---|" * len(others)
+    for measured in figures.jobs:
+        plain = measured.times[PLAIN.name]
+        cells = [f"x{pairs.compare(plain, measured.times[name]).ratio:.2f}" for name in others]
+        yield (
+            f"| {TITLES[measured.job]} | {measured.kind} | {statistics.median(plain):.1f} ms | {' | '.join(cells)} |"
+        )
+    yield ""
+
+
+def _details(jobs: Sequence[Measured], kind: Kind, others: Sequence[str]) -> Iterator[str]:
+    yield f"## {kind.capitalize()} workers: spread, added time, CPU"
+    yield ""
+    yield "CPU is user and system time of the worker, its horses and its helpers, for each job, over all rounds."
+    yield ""
+    yield "| job | arm | ratio | 95 % interval | quartiles of rounds | added to a job | CPU | CPU added |"
+    yield "|---|---|---|---|---|---|---|---|"
+    for measured in jobs:
+        plain = measured.times[PLAIN.name]
+        plain_cpu = statistics.mean(measured.cpu[PLAIN.name])
+        for name in others:
+            seen = pairs.compare(plain, measured.times[name])
+            cpu = statistics.mean(measured.cpu[name])
+            yield (
+                f"| {TITLES[measured.job]} | {name} | x{seen.ratio:.3f} | x{seen.low:.3f} to x{seen.high:.3f} "
+                f"| x{seen.quartiles[0]:.2f} to x{seen.quartiles[1]:.2f} | {seen.added:+.2f} ms "
+                f"| x{cpu / plain_cpu if plain_cpu else 1:.2f} | {cpu - plain_cpu:+.2f} ms |"
+            )
+    yield ""
+
+
+def _profiles(figures: Figures) -> Iterator[str]:
+    yield "## Profiles, as the policy spreads them"
+    yield ""
+    yield (
+        "All executions together, the warm-up's too, because few are profiled: the time of all batches with profiles "
+        "under their budget against that without any. pyinstrument on every job is beside it, against plain RQ."
+    )
+    yield ""
+    yield "| job | worker | policy against never | 95 % interval | pyinstrument always |"
+    yield "|---|---|---|---|---|"
+    for measured in figures.jobs:
+        never, auto = (measured.warm_up[name] + measured.times[name] for name in (JOBDOCTOR.name, AUTO.name))
+        ratio, low, high = pairs.of_sums(never, auto)
+        always = measured.times.get("pyinstrument")
+        beside = f"x{pairs.compare(measured.times[PLAIN.name], always).ratio:.2f}" if always else "not measured"
+        yield (f"| {TITLES[measured.job]} | {measured.kind} | x{ratio:.3f} | x{low:.3f} to x{high:.3f} | {beside} |")
+    yield ""
+
+
+def _memory_and_start(figures: Figures, others: Sequence[str], kinds: Sequence[Kind]) -> Iterator[str]:
+    yield "## Memory and start of the worker"
+    yield ""
+    yield (
+        "After all jobs. *Resident* is the worker's own; *with helpers* adds the processes beside it, shared pages "
+        "divided among those that share them (PSS). The start is until the worker is registered; the range is over "
+        "pairs of starts."
+    )
+    yield ""
+    columns = [f"{what}, {kind}" for kind in kinds for what in ("resident", "with helpers")]
+    yield f"| arm | {' | '.join(columns)} | start |"
+    yield "|---|" + "---|" * (len(columns) + 1)
+    for name in (PLAIN.name, *others):
+        cells = []
+        for kind in kinds:
+            for measured in (figures.resident[kind], figures.proportional[kind]):
+                more = "" if name == PLAIN.name else f" ({measured[name] - measured[PLAIN.name]:+.1f})"
+                cells.append(f"{measured[name]:.1f} MB{more}")
+        yield f"| {name} | {' | '.join(cells)} | {_start(figures, name)} |"
+    yield ""
+
+
+def _start(figures: Figures, name: str) -> str:
+    if name not in figures.starts:
+        return "not measured"
+    mine, plain = figures.starts[name], figures.starts[PLAIN.name]
+    if name == PLAIN.name:
+        return f"{statistics.median(mine):.0f} ms"
+    more = sorted(one - other for one, other in zip(mine, plain, strict=True))
+    return f"{statistics.median(mine):.0f} ms ({statistics.median(more):+.0f}; {more[0]:+.0f} to {more[-1]:+.0f})"
+
+
+def _footnotes(arms: Sequence[Arm], installed: dict[str, str], missing: Sequence[str]) -> Iterator[str]:
+    yield "## The arms"
+    yield ""
+    for arm in arms:
+        version = f" ({arm.needs} {installed[arm.name]})" if arm.needs else ""
+        yield f"- **{arm.name}**{version}: {arm.note}."
+    for name in missing:
+        yield f"- **{name}**: not measured, {ARMS[name].needs} is not installed (see benchmarks/agents.txt)."
 
 
 if __name__ == "__main__":
