@@ -86,6 +86,18 @@ def _gone(pid: int) -> bool:
     return False
 
 
+def _reserve(descriptor: int, path: str) -> None:
+    """All of the file's room now: memory of a full disk, mapped, ends the process that touches it (SIGBUS)."""
+    try:
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(descriptor, 0, SIZE)
+        else:
+            os.ftruncate(descriptor, SIZE)
+    except OSError:
+        os.unlink(path)
+        raise
+
+
 def open_memory(path: str | None = None) -> Memory:
     """Memory for a recorder: anonymous and shared with forked children, or a file (mode 0600) when ``path`` is given.
 
@@ -104,7 +116,7 @@ def open_memory(path: str | None = None) -> Memory:
             created = False
         try:
             if created:
-                os.ftruncate(descriptor, SIZE)
+                _reserve(descriptor, path)
             else:
                 status = os.fstat(descriptor)
                 if status.st_size != SIZE or status.st_uid != os.geteuid():

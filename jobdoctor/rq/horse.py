@@ -240,7 +240,8 @@ class Horse:
         began = time.perf_counter_ns()
         found = profile.stop()
         if found is not None:
-            stack_profile.dump(found, self.profile_path)
+            if not stack_profile.dump(found, self.profile_path):
+                self.recorder.note("missing", text="The profile: the temporary directory cannot be written to")
         elif profile.missing:
             self.recorder.note("missing", text=profile.missing)
         self.recorder.note("overhead", ns=time.perf_counter_ns() - began)

@@ -51,3 +51,27 @@ def test_files_that_are_not_ours_stay(tmp_path: Path, monkeypatch: pytest.Monkey
     other.write_bytes(bytes(memory.SIZE))
     assert memory.remove_stale() == 0
     assert {small, elsewhere, other} == set(tmp_path.iterdir())
+
+
+def test_a_files_room_is_there_before_it_is_used(tmp_path: Path) -> None:
+    """Where the disk is full it must be now that it fails, not when the horse writes: that would kill it."""
+    opened = memory.open_memory(str(tmp_path / "memory"))
+    try:
+        status = os.stat(tmp_path / "memory")
+        assert status.st_blocks * 512 >= memory.SIZE
+    finally:
+        opened.close()
+
+
+def test_a_full_disk_gives_anonymous_memory_and_leaves_no_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    opened = memory.open_memory(str(tmp_path / "memory"))
+    assert opened.path is None
+    assert "No space left" in opened.fallback
+    assert list(tmp_path.iterdir()) == []
+    opened.close()
