@@ -294,6 +294,11 @@ CASES: list[Case] = [
     ),
     # 6 retries
     Case(
+        "JD601",
+        Load("customers.tell_crm", lambda shop, n: shop.customer_changed(n + 1), rounds=8),
+        _tidy("customers.tell_crm_with_fresh_pass", lambda shop, n: shop.customer_changed_with_pass(n + 1)),
+    ),
+    Case(
         "JD602",
         Load("payments.refund_order", lambda shop, n: shop.bank_day([3 * n + k for k in (1, 2, 3)]), lane="refunds"),
         _tidy("payments.refund_order_patiently", lambda shop, n: shop.returned(n + 1), lane="refunds"),
@@ -302,6 +307,11 @@ CASES: list[Case] = [
         "JD604",
         Load("payments.capture_payment", lambda shop, n: shop.parcel_sent(n + 1)),
         _tidy("payments.capture_or_decline", lambda shop, n: shop.parcel_sent_or_declined(n + 1)),
+    ),
+    Case(
+        "JD605",
+        Load("shipping.declare_parcel", lambda shop, n: shop.declare(n + 1), rounds=4),
+        _tidy("shipping.declare_or_postpone", lambda shop, n: shop.declare_in_time(n + 1)),
     ),
     Case(
         "JD606",

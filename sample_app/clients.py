@@ -86,6 +86,28 @@ def mail_bounces(day: str) -> dict[str, list[str]]:
     return bounces
 
 
+def customs_form(shipment_id: int, timeout_s: float = TIMEOUT) -> str:
+    """The customs form of a parcel; requests.Timeout when the office takes longer than that."""
+    answer = http().get(f"{upstream_url()}/customs/{shipment_id}", timeout=timeout_s)
+    answer.raise_for_status()
+    form: str = answer.json()["form"]
+    return form
+
+
+def crm_pass() -> str:
+    """Admission to the customer relations service."""
+    answer = http().post(f"{upstream_url()}/crm/passes", json={}, timeout=TIMEOUT)
+    answer.raise_for_status()
+    found: str = answer.json()["pass"]
+    return found
+
+
+def push_customer(customer_id: int, name: str, pass_: str) -> requests.Response:
+    """Tells the customer relations service of a customer."""
+    headers = {"Authorization": pass_}
+    return http().put(f"{upstream_url()}/crm/{customer_id}", json={"name": name}, headers=headers, timeout=TIMEOUT)
+
+
 def request_pickup(shipment_id: int) -> None:
     http().post(f"{upstream_url()}/pickups/{shipment_id}", json={}, timeout=TIMEOUT).raise_for_status()
 

@@ -194,6 +194,18 @@ class Shop:
         pauses = [random.randint(1, 2), random.randint(4, 8), random.randint(15, 30)]
         return [self.refunds.enqueue(payments.refund_order_patiently, order_id, retry=Retry(max=3, interval=pauses))]
 
+    def declare(self, shipment_id: int) -> list[Job]:
+        return [self.default.enqueue(shipping.declare_parcel, shipment_id, job_timeout=1)]
+
+    def declare_in_time(self, shipment_id: int) -> list[Job]:
+        return [self.tidy.enqueue(shipping.declare_or_postpone, shipment_id, job_timeout=5)]
+
+    def customer_changed(self, customer_id: int) -> list[Job]:
+        return [self.default.enqueue(customers.tell_crm, customer_id, retry=Retry(max=3))]
+
+    def customer_changed_with_pass(self, customer_id: int) -> list[Job]:
+        return [self.tidy.enqueue(customers.tell_crm_with_fresh_pass, customer_id, retry=Retry(max=3))]
+
     def receipts(self, order_ids: list[int]) -> list[Job]:
         return [self.crowded.enqueue(mail.send_receipt, order_id) for order_id in order_ids]
 

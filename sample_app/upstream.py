@@ -7,11 +7,13 @@ signal ends it.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import sys
 import threading
 import time
 from collections import Counter
+from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import ClassVar
 from urllib.parse import parse_qs, urlsplit
@@ -19,10 +21,12 @@ from urllib.parse import parse_qs, urlsplit
 #: Latency of some services on top of the server's own, in ms.
 SLOW_MS = {
     "fraud": 550.0, "rates": 10.0, "payments": 30.0, "search": 20.0, "reports": 1_500.0, "routes": 1_300.0,
-    "offers": 90.0, "reviews": 75.0, "delivery": 60.0,
+    "offers": 90.0, "reviews": 75.0, "delivery": 60.0, "crm": 10.0,
 }  # fmt: skip
 #: The carrier confirms a pickup this long after it first heard of it, in ms.
 PICKUP_MS = 350.0
+#: What customs take for a form that somebody has to look at, in ms.
+STUCK_MS = 4_000.0
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -34,6 +38,8 @@ class Handler(BaseHTTPRequestHandler):
     refunds: ClassVar[Counter[str]] = Counter()
     pickups: ClassVar[dict[str, float]] = {}
     letters: ClassVar[Counter[str]] = Counter()
+    numbers: ClassVar[Iterator[int]] = itertools.count(1)
+    passes: ClassVar[set[str]] = set()
 
     def do_GET(self) -> None:
         url = urlsplit(self.path)
@@ -53,6 +59,9 @@ class Handler(BaseHTTPRequestHandler):
         if service == "stock" and not name:
             skus = parse_qs(url.query).get("sku", [])
             self._answer(200, {sku: {"sku": sku, "on_hand": _on_hand(sku)} for sku in skus})
+        elif service == "customs":
+            # Every other form is stuck in an office.
+            self._answer(200, {"form": name}, 0.0 if int(name) % 2 else STUCK_MS)
         elif service == "pickups":
             asked = self.pickups.setdefault(name, time.monotonic())
             self._answer(200, {"confirmed": time.monotonic() - asked > PICKUP_MS / 1000})
@@ -70,6 +79,9 @@ class Handler(BaseHTTPRequestHandler):
             self._answer(201, {"charged": body.get("amount")}, SLOW_MS["payments"])
         elif service == "refunds":
             self._refund(name)
+        elif service == "crm":
+            self.passes.add(pass_ := f"pass-{next(self.numbers)}")
+            self._answer(201, {"pass": pass_, "valid_s": 0})
         elif service == "pickups":
             self.pickups.setdefault(name, time.monotonic())
             self._answer(202, {"requested": name})
@@ -85,16 +97,27 @@ class Handler(BaseHTTPRequestHandler):
         service, _, name = urlsplit(self.path).path.strip("/").partition("/")
         if service == "letters":
             self._print(name)
+        elif service == "crm":
+            self._admit(self.headers.get("Authorization", ""))
         else:
             self._answer(200 if service in ("search", "parcels") else 404, {}, SLOW_MS.get(service, 0.0))
 
     def _print(self, letter: str) -> None:
-        """The print shop is busy when it is first asked for a letter."""
+        """The print shop is busy when it is first asked for a letter; for ``sorry-once-*``, for every third."""
         self.letters[letter] += 1
-        if self.letters[letter] == 1:
+        busy = not letter.startswith("sorry-once-") or int(letter.rpartition("-")[2]) % 3 == 0
+        if self.letters[letter] == 1 and busy:
             self._answer(503, {"error": "the printer is busy"})
         else:
             self._answer(200, {"printed": letter})
+
+    def _admit(self, pass_: str) -> None:
+        """A pass to the customer relations service is good for one request."""
+        if pass_ in self.passes:
+            self.passes.discard(pass_)
+            self._answer(200, {}, SLOW_MS["crm"])
+        else:
+            self._answer(401, {"error": "this pass is used up"})
 
     def _refund(self, reference: str) -> None:
         """The bank answers to ``order-*`` at the third attempt, to every third ``returned-*`` at the second."""

@@ -11,6 +11,9 @@ from sample_app import clients, db
 from sample_app.cache import cache
 from sample_app.models import Customer, Order, Shipment
 
+#: What the customs office may take for an answer, in seconds.
+ANSWER_S = 0.3
+
 
 def quote_shipping(order_id: int) -> str:
     """Asks the carrier what it takes for an order."""
@@ -99,3 +102,22 @@ def _tracked(shipment_id: int) -> str:
     with db.new_session() as session, session.begin():
         session.execute(update(Shipment).where(Shipment.id == shipment_id).values(status=where))
     return where
+
+
+def declare_parcel(shipment_id: int) -> str:
+    """Has the customs form of a parcel filled in."""
+    return _declared(shipment_id, clients.customs_form(shipment_id))
+
+
+def declare_or_postpone(shipment_id: int) -> str:
+    """Has the customs form of a parcel filled in. What customs do not answer at once is asked for again at night."""
+    try:
+        form = clients.customs_form(shipment_id, ANSWER_S)
+    except requests.Timeout:
+        return _declared(shipment_id, "postponed")
+    return _declared(shipment_id, form)
+
+
+def _declared(shipment_id: int, form: str) -> str:
+    cache().set(f"customs:{shipment_id}", form)
+    return form
