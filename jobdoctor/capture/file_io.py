@@ -47,6 +47,7 @@ class FileMeter:
         except Exception as error:
             if foreign(error):
                 raise
+            self._recorder.note("missing", text=f"Reads and writes of the job: {_PATH} cannot be read")
             self._leave()
 
     def _stop(self) -> None:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from inspect import CO_VARARGS
 from types import FrameType
+
+#: No handler of ours raises, but functions of ours are given numbers and frames too.
+_OURS = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 
 #: Raised by RQ's signal handlers and timers, wherever the process happens to be. Where they are defined differs between
 #: RQ's versions, and this is imported where RQ may not be.
@@ -26,7 +30,8 @@ def foreign(error: BaseException) -> bool:
         return True
     traceback = error.__traceback__
     while traceback is not None:
-        values = _arguments(traceback.tb_frame)
+        ours = traceback.tb_frame.f_code.co_filename.startswith(_OURS)
+        values = [] if ours else _arguments(traceback.tb_frame)
         if any(isinstance(value, FrameType) for value in values) and any(type(value) is int for value in values):
             return True
         traceback = traceback.tb_next

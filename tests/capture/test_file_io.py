@@ -96,5 +96,6 @@ def test_without_proc_the_phases_are_marked_all_the_same(
     found = recording.read(memory.buffer)
     assert [phase.name for phase in found.phases] == ["body"]
     assert found.facts("file_io") == []
+    assert [note["text"].split(":")[0] for note in found.facts("missing")] == ["Reads and writes of the job"]
     rec.release()
     assert len(os.listdir("/proc/self/fd")) == before

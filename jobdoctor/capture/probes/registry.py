@@ -14,6 +14,8 @@ from threading import RLock
 from types import ModuleType
 from typing import Any
 
+from msgspec.structs import replace
+
 from jobdoctor.capture.probes.aiohttp_client import AiohttpProbe
 from jobdoctor.capture.probes.asyncio_locks import AsyncioLockProbe
 from jobdoctor.capture.probes.asyncpg_driver import AsyncpgPoolProbe, AsyncpgProbe
@@ -192,5 +194,6 @@ def uninstall_all() -> None:
 
 
 def statuses() -> list[ProbeStatus]:
-    """What each probe sees, for the report."""
-    return [probe.status() for probe in PROBES if probe.channel]
+    """What each probe sees, for the report. One without a channel is named when it failed, by its library."""
+    found = [probe.status() for probe in PROBES if probe.channel or probe.failure]
+    return [status if status.channel else replace(status, channel=status.library) for status in found]
