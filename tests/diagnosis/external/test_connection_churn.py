@@ -36,11 +36,13 @@ def test_fires_on_a_database_connection_for_each_item() -> None:
 
 def test_fires_on_a_mail_session_for_each_mail() -> None:
     groups = [
-        make_group("mail", operation="CONNECT", fingerprint="CONNECT", target="smtp://mx", count=8, new_connections=8,
-                   ms=80, effect="none", library="smtplib"),
+        make_group("mail", operation="CONNECT", fingerprint="CONNECT", target="smtp://mx:2525", count=8, ms=80,
+                   new_connections=8, effect="none", library="smtplib"),
         make_group("mail", operation="SEND", fingerprint="SEND", target="smtp://mx", count=8, ms=40, effect="write"),
     ]  # fmt: skip
-    assert "smtplib.SMTP" in only(ask(ConnectionChurn, alike(*groups, run_ms=160))).recommendation.snippet
+    finding = only(ask(ConnectionChurn, alike(*groups, run_ms=160)))
+    assert finding.title == "8 connections for 8 calls to smtp://mx"
+    assert "smtplib.SMTP" in finding.recommendation.snippet
 
 
 def test_urllib3s_connect_and_its_request_are_one_connection() -> None:

@@ -25,6 +25,12 @@ def test_silent_just_below_each_limit(gc_ms: float, run_ms: float) -> None:
     assert ask(GcPressure, collecting(gc_ms, run_ms)) == []
 
 
+def test_collections_that_came_by_themselves_are_only_remarked() -> None:
+    assert only(ask(GcPressure, collecting(110, count=57))).severity == "info"
+    assert only(ask(GcPressure, collecting(199, 400, count=300))).severity == "info"
+    assert only(ask(GcPressure, collecting(200, 400, count=300))).severity == "warning"
+
+
 def test_fires_at_the_limit() -> None:
     assert ask(GcPressure, collecting(40, 395))
 

@@ -66,7 +66,7 @@ def test_fires_on_a_leak_of_a_simple_worker() -> None:
 @pytest.mark.parametrize(
     "points",
     [
-        [(rows, megabytes * 0.32) for rows, megabytes in GROWING],
+        [(rows, megabytes * 0.2) for rows, megabytes in GROWING],
         [(rows + 700, megabytes) for rows, megabytes in GROWING],
         [(100, 40), (200, 8), (300, 57), (400, 12), (500, 39), (600, 48), (700, 50)],
     ],

@@ -58,10 +58,10 @@ class ConnectionChurn(TimeRule):
         "own: as many calls as make a loop in Sentry's and Scout's rules",
     )
     warning_connections = Limit(
-        10,
+        8,
         "connections",
         "connections from which it is a warning whatever they took",
-        "own: with TLS across a network 10 connections are 10 to 20 round trips more",
+        "own: with TLS across a network 8 connections are 16 to 24 round trips more",
     )
     calls_per_connection = Limit(
         4, "calls", "calls over each connection above which it is used, not churned", "own: an item's few statements"
@@ -80,7 +80,7 @@ class ConnectionChurn(TimeRule):
         for execution in executions:
             for group in execution.groups:
                 if group.channel in _CHANNELS and group.count > 0 and not group.target.startswith(_FILES):
-                    by_target[group.channel, group.target].append((group, execution))
+                    by_target[group.channel, _host(group)].append((group, execution))
         for (channel, target), found in by_target.items():
             opened = sum(_opened(group) for group, _ in found) / len(executions)
             calls = sum(group.count for group, _ in found if group.operation != _CONNECTS) / len(executions)
@@ -107,7 +107,7 @@ class ConnectionChurn(TimeRule):
         if severity == "info" and excess >= self.limits.warning_connections:
             severity = "warning"
         merged = measure.merge_calls(
-            executions, channel, where=lambda group: group.target == target and _opened(group) > 0
+            executions, channel, where=lambda group: _host(group) == target and _opened(group) > 0
         )
         lead = max(merged, key=lambda each: each.per_execution(_opened)).first
         made = next((each.first for each in merged if each.first.operation != _CONNECTS), lead)
@@ -134,7 +134,7 @@ class ConnectionChurn(TimeRule):
                     {"target": target, "opened": round(opened, 2), "calls": round(calls, 2)},
                 ),
                 measure.execution_evidence(
-                    max(executions, key=lambda each: sum(_opened(g) for g in each.groups if g.target == target)),
+                    max(executions, key=lambda each: sum(_opened(g) for g in each.groups if _host(g) == target)),
                     "Most connections",
                 ),
             ],
@@ -156,6 +156,15 @@ class ConnectionChurn(TimeRule):
         # The fastest call had a connection to open, too: it was one of the round trips of its own time.
         each = fastest * trips / (1 + trips)
         return (0.0, 0.5 * each * opened, each * opened)
+
+
+def _host(group: SpanGroup) -> str:
+    """The target; of mail without its port, which is known while connecting only."""
+    if group.channel != "mail":
+        return group.target
+    scheme, separator, address = group.target.partition("://")
+    host, colon, port = address.rpartition(":")
+    return f"{scheme}{separator}{host}" if colon and port.isdigit() else group.target
 
 
 def _opened(group: SpanGroup) -> int:

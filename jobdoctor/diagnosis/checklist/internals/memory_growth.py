@@ -72,13 +72,13 @@ class MemoryGrowth(Rule):
     )
     input_factor = Limit(2.0, "factor", "the largest input over the smallest, below which nothing is compared", "own")
     growth_bytes = Limit(
-        16_000_000,
+        10_000_000,
         "bytes",
         "growth from the smallest to the largest input below which nothing is said",
         "own: an interpreter's arenas and caches vary by some MB",
     )
     warning_bytes = Limit(
-        32_000_000, "bytes", "growth with the input from which it is a warning", "own: ten times the input is 320 MB"
+        24_000_000, "bytes", "growth with the input from which it is a warning", "own: ten times the input is 240 MB"
     )
     explained_share = Limit(
         0.5, "share", "of the spread of memory that the trend must explain", "own: more than everything else"

@@ -42,7 +42,10 @@ class SlowDeserialization(TimeRule):
     related_to = ("JD101", "JD102")
 
     deserialize_ms = Limit(
-        15, "ms", "median time of unpickling below which nothing is said", "own: more than RQ's fork takes, 10 to 13 ms"
+        10,
+        "ms",
+        "median time of unpickling below which nothing is said",
+        "own: as much as RQ's fork takes, 10 to 13 ms",
     )
     deserialize_share = Limit(
         0.1, "share", "share of the run, without waits for a processor and what RQ does around the job", "own: a tenth"
