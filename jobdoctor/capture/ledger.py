@@ -23,8 +23,9 @@ which of the waits the blocked time belongs to, where no probe saw it; that is w
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable
-from itertools import pairwise
+from itertools import islice, pairwise
 
 from msgspec import Struct, field
 
@@ -48,6 +49,7 @@ _PART_OF_PHASE = {
 _BLOCKED = frozenset({"futex", "socket", "sleep", "disk", "child"})
 #: What a main thread is blocked in that waits for other threads: a lock, or the selector of asyncio.
 _AWAITS_THREADS = frozenset({"futex", "socket"})
+_NEVER = 1 << 62
 _ORDER = {name: index for index, name in enumerate(LEDGER_PARTS)}
 
 
@@ -168,8 +170,9 @@ def _divide(inputs: LedgerInputs, bodies: list[tuple[int, int]], put: _Put) -> N
 
     # Runnable, not running.
     seen = _blocked_outside(inputs, bodies)
+    blocked = sum(seen.values()) - min(own, inputs.threads_cpu_ns or 0)  # it waited for threads that computed
     delay = max(0, inputs.body_runqueue_ns)
-    delayed = min(delay, max(0, outside - sum(seen.values())))
+    delayed = min(delay, outside - min(outside, max(0, blocked)))
     waking = min(delay - delayed, sum(waits.values()))
     delayed = min(delay - waking, outside)  # samples are few: the kernel's sum stands above them
     outside -= delayed
@@ -186,6 +189,7 @@ def _divide(inputs: LedgerInputs, bodies: list[tuple[int, int]], put: _Put) -> N
             put(part, target or (channel if part == "other_wait" else ""), share - blocked)
 
     # Waits that they did not.
+    seen.pop("", None)
     total = min(outside, sum(seen.values()))
     awaiting = {wait: ns for wait, ns in seen.items() if wait in _AWAITS_THREADS}
     queued = min(total, sum(awaiting.values()), _threads_delay(inputs.samples, bodies))
@@ -210,38 +214,95 @@ def _take(ns: int, waits: dict[str, int]) -> None:
 
 
 def _blocked_outside(inputs: LedgerInputs, bodies: list[tuple[int, int]]) -> dict[str, int]:
-    """Time for which samples found the body blocked while no probe saw a call, by what it was blocked in. A sample
-    stands for the stretch from half-way to the one before to half-way to the one after, as far as the kernel did not
-    count CPU or run-queue delay there."""
-    samples = sorted(inputs.samples, key=lambda sample: sample.at_ns)
-    busy = sorted(inputs.busy)
+    """Time for which the body was blocked while no probe saw a call, by what it was blocked in (empty: not known).
+
+    A sample that found it blocked outside of calls stands for the time half-way to its neighbours. Where samples have
+    the thread's CPU, the kernel's account stands above that: between two samples without a call the thread was blocked
+    for what was neither CPU nor run-queue delay, however the samples found it.
+    """
+    ordered = sorted(inputs.samples, key=lambda sample: sample.at_ns)
+    busy = _union(inputs.busy)
     found: dict[str, int] = {}
-    index = 0
     for start, end in bodies:
-        within = [sample for sample in samples if start <= sample.at_ns < end]
-        for number, sample in enumerate(within):
-            if sample.wait not in _BLOCKED:
-                continue
-            while index < len(busy) and busy[index][1] < sample.at_ns:
-                index += 1
-            if any(begin <= sample.at_ns <= finish for begin, finish in busy[index : index + 8]):
-                continue
-            before = _halved(within[number - 1], sample) if number else sample.at_ns - start
-            after = _halved(sample, within[number + 1]) if number + 1 < len(within) else end - sample.at_ns
-            found[sample.wait] = found.get(sample.wait, 0) + before + after
+        within = [sample for sample in ordered if start <= sample.at_ns < end]
+        if not within:
+            continue
+        kinds = ["", *(_wait_outside(sample, busy) for sample in within), ""]
+        account = _blocked_until(within)
+        edges = [start, *(sample.at_ns for sample in within), end]
+        calls = _overlaps(busy, edges)
+        for number, (since, until) in enumerate(pairwise(edges)):
+            lasted = until - since
+            free = lasted - calls[number]
+            inner = 0 < number < len(within)
+            seen = [kind for kind in kinds[number : number + 2] if kind]
+            blocked = min(lasted * len(seen) // 2 if inner else lasted * len(seen), free)
+            if inner and account:
+                counted = account[number] - account[number - 1]
+                blocked = min(max(blocked, counted - calls[number]), counted, free)
+            for kind in seen or [""]:
+                found[kind] = found.get(kind, 0) + blocked // len(seen or [""])
+    # Where the kernel counted it but no sample saw it, it was most likely blocked in what samples saw elsewhere.
+    unseen = found.pop("", 0)
+    if not found:
+        return {"": unseen}
+    for kind, ns in _share(unseen, found if any(found.values()) else dict.fromkeys(found, 1)).items():
+        found[kind] += ns
     return found
 
 
-def _halved(first: Sample, second: Sample) -> int:
-    """Half of the time between two samples, or less when the thread was not blocked for that long between them."""
-    lasted = second.at_ns - first.at_ns
-    ready = max(0, second.runqueue_ns - first.runqueue_ns)
-    if first.thread_cpu_ns:  # else not known of this thread alone
-        ready += max(0, second.thread_cpu_ns - first.thread_cpu_ns)
-    blocked = max(0, lasted - ready)
-    if first.wait in _BLOCKED and second.wait in _BLOCKED:
-        return blocked // 2
-    return min(lasted // 2, blocked)
+def _wait_outside(sample: Sample, busy: list[tuple[int, int]]) -> str:
+    """What a sample found the thread blocked in; empty when it was not, or in a call that a probe saw."""
+    if sample.wait not in _BLOCKED:
+        return ""
+    index = bisect_right(busy, (sample.at_ns, _NEVER)) - 1
+    return "" if index >= 0 and busy[index][1] >= sample.at_ns else sample.wait
+
+
+def _blocked_until(samples: list[Sample]) -> list[int]:
+    """At each sample, how long the thread had been blocked since the first one; empty when its CPU is not known.
+
+    The kernel counts a stretch of CPU or delay when it ends, so that a sample within one shows too little of it: what
+    a later sample shows is right for the earlier ones, too.
+    """
+    if not samples[-1].thread_cpu_ns:
+        return []
+    first = samples[0]
+    blocked: list[int] = []
+    least = _NEVER
+    for sample in reversed(samples):
+        ready = sample.thread_cpu_ns - first.thread_cpu_ns + sample.runqueue_ns - first.runqueue_ns
+        least = min(least, sample.at_ns - first.at_ns - ready)
+        blocked.append(least)
+    return blocked[::-1]
+
+
+def _union(stretches: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """The same time in disjoint stretches, in order."""
+    merged: list[tuple[int, int]] = []
+    for start, end in sorted(stretches):
+        if merged and start <= merged[-1][1]:
+            if end > merged[-1][1]:
+                merged[-1] = (merged[-1][0], end)
+        else:
+            merged.append((start, end))
+    return merged
+
+
+def _overlaps(busy: list[tuple[int, int]], edges: list[int]) -> list[int]:
+    """How much of the time between each two edges lies in the disjoint stretches; both are in order."""
+    found = []
+    index = 0
+    for since, until in pairwise(edges):
+        while index < len(busy) and busy[index][1] <= since:
+            index += 1
+        inside = 0
+        for start, end in islice(busy, index, None):
+            if start >= until:
+                break
+            inside += min(end, until) - max(start, since)
+        found.append(inside)
+    return found
 
 
 def _threads_delay(samples: list[Sample], bodies: list[tuple[int, int]]) -> int:

@@ -176,18 +176,55 @@ def test_run_queue_delay_does_not_hide_waits_that_samples_saw() -> None:
     assert parts == {("cpu", ""): 100, ("cpu_wait", ""): 500, ("other_wait", "child"): 400}
 
 
-def test_a_sample_stands_for_no_longer_than_the_kernel_says_the_thread_was_blocked() -> None:
+def test_between_samples_the_kernels_account_says_how_long_the_thread_was_blocked() -> None:
+    body = [Phase("body", 0, 1_000)]
+    samples = [
+        Sample(100, 0, 0, 0, "running", thread_cpu_ns=10),
+        Sample(300, 0, 0, 40, "child", thread_cpu_ns=130),  # 200 passed: 120 of CPU, 40 of delay, 40 blocked
+        Sample(700, 0, 0, 40, "running", thread_cpu_ns=130),  # 400 passed, all of them blocked
+        Sample(900, 0, 0, 40, "running", thread_cpu_ns=130),  # 200 passed: no sample says in what it was blocked
+    ]
+    assert ledger(phases=body, samples=samples) == {("other_wait", "child"): 640, ("unexplained", ""): 360}
+    # A call of 150 in the last 200: 50 at least, and at most, were blocked outside of it.
+    assert ledger(phases=body, samples=samples, busy=[(740, 890)]) == {
+        ("other_wait", "child"): 640 - 150,
+        ("unexplained", ""): 360 + 150,
+    }
+    # Nothing was seen to be blocked: the kernel's account alone does not say in what.
+    assert ledger(phases=body, samples=[samples[0], samples[2]], body_cpu_ns=130) == {
+        ("cpu", ""): 130,
+        ("unexplained", ""): 870,
+    }
+
+
+def test_cpu_that_the_kernel_has_not_counted_yet_is_not_taken_for_a_wait() -> None:
+    # It counts a stretch of CPU when it ends: the samples at 400 and 600 lie within one.
+    samples = [
+        Sample(200, 0, 0, 0, "sleep", thread_cpu_ns=10),
+        Sample(400, 0, 0, 0, "running", thread_cpu_ns=110),
+        Sample(600, 0, 0, 0, "running", thread_cpu_ns=110),
+        Sample(800, 0, 0, 0, "running", thread_cpu_ns=610),
+    ]
+    parts = ledger(phases=[Phase("body", 0, 1_000)], samples=samples, body_cpu_ns=800)
+    # Until 200 it slept; of the 600 then 600 were CPU.
+    assert parts == {("cpu", ""): 800, ("other_wait", "sleep"): 200}
+
+
+def test_delay_is_not_moved_into_calls_because_the_job_waited_for_its_threads() -> None:
     parts = ledger(
         phases=[Phase("body", 0, 1_000)],
-        body_cpu_ns=None,
+        channel_ns={"sql": 200},
+        body_cpu_ns=700,
+        threads_cpu_ns=600,
+        body_runqueue_ns=100,
         samples=[
-            Sample(100, 0, 0, 0, "running", thread_cpu_ns=10),
-            Sample(300, 0, 0, 40, "child", thread_cpu_ns=130),  # 200 passed: 120 of CPU, 40 of delay, 40 blocked
-            Sample(700, 0, 0, 40, "child", thread_cpu_ns=330),  # 400 passed, 200 blocked: half of it for each
-            Sample(900, 0, 0, 40, "running", thread_cpu_ns=330),  # 200 passed, all blocked: half of it is near enough
+            Sample(249, 0, 0, 0, "running"),
+            *(Sample(at, 0, 0, 0, "futex") for at in range(250, 801, 50)),
+            Sample(801, 0, 0, 0, "running"),
         ],
+        busy=[(0, 200)],
     )
-    assert parts == {("other_wait", "child"): 40 + 100 + 100 + 100, ("unexplained", ""): 660}
+    assert parts == {("cpu", ""): 700, ("cpu_wait", ""): 100, ("sql", ""): 200}
 
 
 def test_sql_blocked_by_another_session_is_lock_time() -> None:
@@ -259,13 +296,13 @@ def test_waits_outside_of_probes_come_from_samples() -> None:
         ],
         busy=[(200, 500 - 1)],
     )
-    # Each sample stands for 200 ns: 200 of socket and 200 of child, of the 600 that nothing else explains.
+    # The sample at 500 stands for the 1 ns since the call, and for 100 after; that at 700 for 200.
     assert parts == {
         ("cpu", ""): 100,
         ("sql", ""): 300,
-        ("other_wait", "socket"): 200,
+        ("other_wait", "socket"): 101,
         ("other_wait", "child"): 200,
-        ("unexplained", ""): 200,
+        ("unexplained", ""): 299,
     }
 
 
