@@ -465,9 +465,10 @@ def _template(segment: str) -> str:
     return _REPEATED.sub("{}", segment)
 
 
-_ZEROS = bytes.maketrans(b"123456789", b"000000000")
+#: A skeleton has a zero for any digit.
+ZEROS: Final = bytes.maketrans(b"123456789", b"000000000")
 #: Names as skeletons have them.
-_ZEROED: Final = frozenset(name.encode().translate(_ZEROS).decode() for name in _NAMES)
+_ZEROED: Final = frozenset(name.encode().translate(ZEROS).decode() for name in _NAMES)
 #: By a text's zeros: where the digits are that a template keeps.
 _kept = _Cache()
 
@@ -482,11 +483,11 @@ def skeleton(text: Any) -> Any:
     kind = type(text)
     if kind is str:
         try:
-            zeros = text.encode().translate(_ZEROS)
+            zeros = text.encode().translate(ZEROS)
         except UnicodeEncodeError:
             return None
     elif kind is bytes:
-        zeros = text.translate(_ZEROS)
+        zeros = text.translate(ZEROS)
     else:
         return None
     places = _kept.get(zeros)

@@ -26,8 +26,6 @@ LIBRARY = "psycopg"
 
 
 def _begin(rec: Recorder, cursor: Any, args: tuple[Any, ...], kwargs: dict[str, Any], many: bool) -> Begun | None:
-    if occupied(rec):
-        return None  # an ORM's call, nearly always
     try:
         query: Any = args[0] if args else kwargs.get("query", kwargs.get("statement"))
         parameters = args[1] if len(args) > 1 else kwargs.get("params_seq" if many else "params")
@@ -60,7 +58,8 @@ def _execute(original: Callable[..., Any], many: bool) -> Callable[..., Any]:
     @functools.wraps(original)
     def execute(self: Any, *args: Any, **kwargs: Any) -> Any:
         rec = recorder.current
-        begun = _begin(rec, self, args, kwargs, many) if rec is not None else None
+        # Inside an ORM's call, nearly always.
+        begun = _begin(rec, self, args, kwargs, many) if rec is not None and not occupied(rec) else None
         if rec is None or begun is None:
             return original(self, *args, **kwargs)
         try:
@@ -78,7 +77,8 @@ def _execute_async(original: Callable[..., Any], many: bool) -> Callable[..., An
     @functools.wraps(original)
     async def execute(self: Any, *args: Any, **kwargs: Any) -> Any:
         rec = recorder.current
-        begun = _begin(rec, self, args, kwargs, many) if rec is not None else None
+        # Inside an ORM's call, nearly always.
+        begun = _begin(rec, self, args, kwargs, many) if rec is not None and not occupied(rec) else None
         if rec is None or begun is None:
             return await original(self, *args, **kwargs)
         try:
@@ -153,7 +153,7 @@ def _copy(original: Callable[..., Any]) -> Callable[..., Any]:
     @contextmanager
     def copy(self: Any, *args: Any, **kwargs: Any) -> Iterator[Any]:
         rec = recorder.current
-        begun = _begin(rec, self, args, kwargs, False) if rec is not None else None
+        begun = _begin(rec, self, args, kwargs, False) if rec is not None and not occupied(rec) else None
         if rec is None or begun is None:
             with original(self, *args, **kwargs) as stream:
                 yield stream
@@ -175,7 +175,7 @@ def _copy_async(original: Callable[..., Any]) -> Callable[..., Any]:
     @asynccontextmanager
     async def copy(self: Any, *args: Any, **kwargs: Any) -> AsyncIterator[Any]:
         rec = recorder.current
-        begun = _begin(rec, self, args, kwargs, False) if rec is not None else None
+        begun = _begin(rec, self, args, kwargs, False) if rec is not None and not occupied(rec) else None
         if rec is None or begun is None:
             async with original(self, *args, **kwargs) as stream:
                 yield stream

@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Final
 
 from jobdoctor import fingerprint
 from jobdoctor.capture import recorder
-from jobdoctor.capture.probes.base import Probe, foreign, occupied, recorded, recorded_async, renewed
+from jobdoctor.capture.probes.base import Probe, foreign, recorded, recorded_async, renewed
 from jobdoctor.capture.recorder import BATCHED, Call, Recorder, Shape
 
 LIBRARY = "redis"
@@ -59,6 +59,7 @@ class _Server:
 
 
 _servers: dict[int, _Server] = {}
+_ZEROS: Final = fingerprint.ZEROS
 
 
 def _server(client: Any) -> _Server:
@@ -112,25 +113,44 @@ def _interned(rec: Recorder, server: _Server, known: fingerprint.RedisShape) -> 
 
 def _begin(rec: Recorder, args: tuple[Any, ...]) -> tuple[Call, int] | None:
     """The call and how many keys or members it is about, 0 when that is one."""
-    if rec.silent or occupied(rec):
-        return None
     try:
-        server = _server(args[0])
-        words = args[1:]
-        known = _known(rec, server, words)
-        if known is None:
-            other = fingerprint.redis(words[0], words[1:])
-            items = other.keys if other.keys > 1 else 0
-            call = rec.begin(_interned(rec, server, other), params=other.distinct, flags=BATCHED if items > 1 else 0)
-        else:
-            params = fingerprint.parameters(words[1:])
-            items = (len(words) - 1 - known.first) // known.step if known.step else 0
-            call = rec.begin(known.shape, params=params, flags=BATCHED if items > 1 else 0)
-        return (call, items if items > 1 else 0) if call is not None else None
+        # What nearly every command takes: a server, a command and a key that were seen before, in this execution.
+        known = None
+        if len(args) > 2 and type(args[2]) is str:
+            pool = args[0].connection_pool
+            server = _servers.get(id(pool))
+            if server is not None and server.reference() is pool:
+                known = server.known.get((args[1], args[2].encode().translate(_ZEROS)))
+        if known is None or known.shape.generation is not rec.generation:
+            known = _known(rec, _server(args[0]), args[1:])
+            if known is None:
+                return _begin_other(rec, args)
+        rest = args[2:]
+        try:
+            params = hash(rest) or 1
+        except Exception as error:  # it cannot be hashed
+            if foreign(error):
+                raise
+            params = fingerprint.parameters(rest)
+        if known.step:
+            items = (len(rest) - known.first) // known.step
+            if items > 1:
+                call = rec.begin(known.shape, params=params, flags=BATCHED)
+                return (call, items) if call is not None else None
+        call = rec.begin(known.shape, params=params)
+        return (call, 0) if call is not None else None
     except Exception as error:
         if foreign(error):
             raise
         return None
+
+
+def _begin_other(rec: Recorder, args: tuple[Any, ...]) -> tuple[Call, int] | None:
+    known = fingerprint.redis(args[1], args[2:])
+    items = known.keys if known.keys > 1 else 0
+    shape = _interned(rec, _server(args[0]), known)
+    call = rec.begin(shape, params=known.distinct, flags=BATCHED if items else 0)
+    return (call, items) if call is not None else None
 
 
 def _end(begun: tuple[Call, int], args: tuple[Any, ...], result: Any) -> None:

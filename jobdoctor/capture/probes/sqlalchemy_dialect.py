@@ -16,10 +16,11 @@ from jobdoctor.capture import recorder
 from jobdoctor.capture.probes.base import Probe, foreign
 from jobdoctor.capture.probes.mysql import is_mysql, mysql, mysql_target
 from jobdoctor.capture.probes.statements import (
-    Begun,
     Database,
+    Known,
     Session,
     Statement,
+    hashed,
     in_transaction,
     knows_its_session,
     open_transactions,
@@ -30,7 +31,7 @@ from jobdoctor.capture.probes.statements import (
     sessions,
     track,
 )
-from jobdoctor.capture.recorder import Recorder
+from jobdoctor.capture.recorder import Call, Recorder
 
 LIBRARY = "sqlalchemy"
 #: SQLAlchemy's names for one kind of server.
@@ -101,13 +102,18 @@ def _connection(cursor: Any, context: Any) -> Any:
     return _driver(getattr(cursor, "connection", None) or context.root_connection.connection)
 
 
+#: A statement that began, and the identity of its cursor's connection.
+_Running = tuple[Call, Known, int, int]
+
+
 def _begin(
     rec: Recorder, dialect: Any, cursor: Any, statement: Any, parameters: Any, context: Any, many: bool
-) -> Begun | None:
+) -> _Running | None:
     try:
-        # A connection seen before in this execution is the driver's own, or it would not be remembered.
+        # What nearly every statement takes: a connection and a text that were seen before, in this execution.
         connection = getattr(cursor, "connection", None)
-        session = sessions.get(id(connection))
+        key = id(connection)
+        session = sessions.get(key)
         if (
             session is None
             or session.generation is not rec.generation
@@ -116,15 +122,36 @@ def _begin(
         ):
             session = _session(rec, dialect, cursor, context)
         database = session.orm
-        return database.launch(rec, statement, parameters, many) if database is not None else None
+        if database is None:
+            return None
+        known = database.known.get(statement)
+        if (
+            many
+            or known is None
+            or not known.plain
+            or known.shape.generation is not rec.generation
+            or relationship.get()
+        ):
+            begun = database.launch(rec, statement, parameters, many)
+            return (*begun, key) if begun is not None else None
+        params = 0
+        if parameters:
+            try:
+                params = hash(tuple(parameters.values()) if type(parameters) is dict else parameters) or 1
+            except Exception as error:  # it cannot be hashed
+                if foreign(error):
+                    raise
+                params = hashed(parameters)
+        call = rec.begin(known.shape, params=params)
+        return (call, known, 0, key) if call is not None else None
     except Exception as error:
         if foreign(error):
             raise
         return None
 
 
-def _finish(rec: Recorder, dialect: Any, cursor: Any, begun: Begun, context: Any) -> None:
-    call, known, items = begun
+def _finish(rec: Recorder, dialect: Any, cursor: Any, begun: _Running, context: Any) -> None:
+    call, known, items, key = begun
     try:
         rows = cursor.rowcount
         if type(rows) is not int:
@@ -133,7 +160,7 @@ def _finish(rec: Recorder, dialect: Any, cursor: Any, begun: Begun, context: Any
             call.end(None, rows if rows is None or rows >= 0 else None)
         else:
             _finish_rest(rec, dialect, cursor, begun, rows, context)
-        if not known.steady or open_transactions.get(id(getattr(cursor, "connection", None))) is not rec.generation:
+        if not known.steady or open_transactions.get(key) is not rec.generation:
             _track(rec, _connection(cursor, context))
     except Exception as error:
         call.end(items=items)
@@ -141,8 +168,8 @@ def _finish(rec: Recorder, dialect: Any, cursor: Any, begun: Begun, context: Any
             raise
 
 
-def _finish_rest(rec: Recorder, dialect: Any, cursor: Any, begun: Begun, rows: int | None, context: Any) -> None:
-    call, known, _ = begun
+def _finish_rest(rec: Recorder, dialect: Any, cursor: Any, begun: _Running, rows: int | None, context: Any) -> None:
+    call, known, _, _ = begun
     follow_rows = getattr(cursor, "_jobdoctor_follow", None)
     if follow_rows is not None:  # sqlite3 does not know how many rows it will give
         if known.sql.effect != "write":
@@ -150,14 +177,14 @@ def _finish_rest(rec: Recorder, dialect: Any, cursor: Any, begun: Begun, rows: i
         follow_rows(call)
     database = database_of(dialect, None, context)
     if database is not None:
-        database.finish(rec, begun, rows)
+        database.finish(rec, begun[:3], rows)
 
 
-def _fail(rec: Recorder, dialect: Any, cursor: Any, begun: Begun, context: Any, error: BaseException) -> None:
+def _fail(rec: Recorder, dialect: Any, cursor: Any, begun: _Running, context: Any, error: BaseException) -> None:
     try:
         database = database_of(dialect, None, context)
         if database is not None:
-            database.fail(rec, begun, error)
+            database.fail(rec, begun[:3], error)
         _track(rec, _connection(cursor, context))
     except Exception as failure:
         begun[0].end(error)

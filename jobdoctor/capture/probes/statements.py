@@ -82,10 +82,10 @@ class Database:
         if parameters:
             try:
                 params = hash(tuple(parameters.values()) if type(parameters) is dict else parameters) or 1
-            except Exception as error:
+            except Exception as error:  # it cannot be hashed
                 if foreign(error):
                     raise
-                params = _hashed(parameters)
+                params = hashed(parameters)
         call = rec.begin(shape, params=params)
         return (call, known, 0) if call is not None else None
 
@@ -159,7 +159,7 @@ def _several(sql: SqlShape, parameters: Any, many: bool) -> tuple[int, int]:
         items = len(sets)
         params = fingerprint.parameters(tuple(map(fingerprint.parameters, sets[:_MANY_HASHED])))
     elif parameters:
-        params = _hashed(parameters)
+        params = hashed(parameters)
         if sql.takes_array:
             items = max(items, _longest(parameters))
     if sql.literals:
@@ -167,7 +167,8 @@ def _several(sql: SqlShape, parameters: Any, many: bool) -> tuple[int, int]:
     return params, items
 
 
-def _hashed(parameters: Any) -> int:
+def hashed(parameters: Any) -> int:
+    """A hash of parameters that may not be hashable by themselves."""
     return fingerprint.parameters(tuple(parameters.values()) if type(parameters) is dict else parameters)
 
 
