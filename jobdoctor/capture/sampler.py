@@ -55,6 +55,7 @@ _SYSCALLS: dict[str, dict[int, str]] = {
 #: What a sample cannot say, as ``Sampler.gaps`` has it.
 NO_WAITS = "What the job's process waited in, outside of recorded calls"
 NO_DELAY = "How long the job's process waited for a processor"
+NO_PROC = "there is no /proc"
 
 
 class _Reader(Protocol):
@@ -209,7 +210,7 @@ class _PsutilReader:
     def __init__(self, pid: int) -> None:
         import psutil  # only here: it costs 20 ms that Linux does not need
 
-        self.gaps = dict.fromkeys((NO_WAITS, NO_DELAY), "there is no /proc")
+        self.gaps = dict.fromkeys((NO_WAITS, NO_DELAY), NO_PROC)
         self.errors = psutil.Error
         self.process = psutil.Process(pid)
 
@@ -241,7 +242,7 @@ def _open(pid: int) -> tuple[_Reader | None, str]:
     try:
         return _PsutilReader(pid), ""
     except Exception as error:
-        return None, f"there is no /proc, and psutil does not work: {error}"
+        return None, f"{NO_PROC}, and psutil does not work: {error}"
 
 
 def _oom_kills() -> int:

@@ -16,7 +16,7 @@ from jobdoctor.capture import recording, stack_profile
 from jobdoctor.capture.assemble import ExecutionFacts, Observation, assemble
 from jobdoctor.capture.lock_observer import LockObserver
 from jobdoctor.capture.payload import BUDGET_S, Measurement
-from jobdoctor.capture.sampler import Sampler, inherited_bytes, rusage_of
+from jobdoctor.capture.sampler import NO_PROC, Sampler, inherited_bytes, rusage_of
 from jobdoctor.model import (
     Execution,
     LockWait,
@@ -265,8 +265,10 @@ class ExecutionWatch:
         return payload
 
     def _unsampled(self, run_ns: int) -> str:
-        if self.sampler is None or (not self.sampler.samples and run_ns < _UNSEEN_NS):
+        if self.sampler is None:
             return ""  # what failed is in the guard's problems
+        if not self.sampler.samples and run_ns < _UNSEEN_NS and not self.sampler.missing.startswith(NO_PROC):
+            return ""  # it was gone before the first look
         return self.sampler.missing
 
     def _not_captured(self, recorded: recording.Recording | None) -> list[str]:

@@ -70,8 +70,7 @@ def _settle(line: socket.socket) -> None:
     nothing = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
     # Replaced rather than closed: objects of the worker's hold these numbers, and closing one of them some day must not
     # close something of ours.
-    for name in os.listdir("/proc/self/fd"):
-        descriptor = int(name)
+    for descriptor in _descriptors():
         if descriptor not in (nothing, line.fileno()):
             try:
                 os.fstat(descriptor)
@@ -84,6 +83,14 @@ def _settle(line: socket.socket) -> None:
             name_file.write("rq-witness")
     except OSError:
         pass
+
+
+def _descriptors() -> list[int]:
+    """Those that may be open: where /proc does not say, all that a process of ordinary limits can have."""
+    try:
+        return [int(name) for name in os.listdir("/proc/self/fd")]
+    except OSError:
+        return list(range(4096))
 
 
 def _own(connection: Any) -> Any:

@@ -123,6 +123,11 @@ def use_redis(url: str, times: int) -> None:
         client.set(f"key:{number}", number)
 
 
+def use_redis_slowly(url: str, times: int) -> None:
+    use_redis(url, times)
+    time.sleep(0.3)
+
+
 def write_file(path: str) -> None:
     pathlib.Path(path).write_text(str(os.getpid()), encoding="utf-8")
     time.sleep(30)
