@@ -359,6 +359,11 @@ CASES: list[Case] = [
             "mail.send_price_alerts", lambda shop, n: shop.price_dropped_for_all(f"SKU-{n:05}", CUSTOMERS), rounds=3
         ),
     ),
+    Case(
+        "JD806",
+        Load("catalog.push_offer", lambda shop, n: shop.market_price(f"SKU-9{n:04}", 995), rounds=3),
+        _tidy("catalog.push_offer_once", lambda shop, n: shop.market_price_once(f"SKU-8{n:04}", 995)),
+    ),
 ]  # fmt: skip
 
 

@@ -94,6 +94,22 @@ def customs_form(shipment_id: int, timeout_s: float = TIMEOUT) -> str:
     return form
 
 
+def offer(sku: str, cents: int) -> int:
+    """Offers an article on the marketplace; gives the price at which it is listed."""
+    answer = http().put(f"{upstream_url()}/market/{sku}", json={"cents": cents}, timeout=TIMEOUT)
+    answer.raise_for_status()
+    listed: int = answer.json()["cents"]
+    return listed
+
+
+def listed_price(sku: str) -> int:
+    """At which price the marketplace lists an article."""
+    answer = http().get(f"{upstream_url()}/market/{sku}", timeout=TIMEOUT)
+    answer.raise_for_status()
+    listed: int = answer.json()["cents"]
+    return listed
+
+
 def crm_pass() -> str:
     """Admission to the customer relations service."""
     answer = http().post(f"{upstream_url()}/crm/passes", json={}, timeout=TIMEOUT)

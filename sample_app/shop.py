@@ -9,6 +9,7 @@ from rq import Queue, Retry
 from rq.job import Job
 
 from sample_app import clients, db
+from sample_app.cache import cache
 from sample_app.jobs import catalog, customers, mail, orders, payments, reports, shipping, stock
 from sample_app.jobs.catalog import PriceLine
 from sample_app.models import Customer
@@ -193,6 +194,14 @@ class Shop:
     def returned(self, order_id: int) -> list[Job]:
         pauses = [random.randint(1, 2), random.randint(4, 8), random.randint(15, 30)]
         return [self.refunds.enqueue(payments.refund_order_patiently, order_id, retry=Retry(max=3, interval=pauses))]
+
+    def market_price(self, sku: str, cents: int) -> list[Job]:
+        cache().set(f"price:{sku}", cents)
+        return [self.default.enqueue(catalog.push_offer, sku)]
+
+    def market_price_once(self, sku: str, cents: int) -> list[Job]:
+        cache().set(f"price:{sku}", cents)
+        return [self.tidy.enqueue(catalog.push_offer_once, sku)]
 
     def declare(self, shipment_id: int) -> list[Job]:
         return [self.default.enqueue(shipping.declare_parcel, shipment_id, job_timeout=1)]

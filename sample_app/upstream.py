@@ -25,6 +25,8 @@ SLOW_MS = {
 }  # fmt: skip
 #: The carrier confirms a pickup this long after it first heard of it, in ms.
 PICKUP_MS = 350.0
+#: What others ask on the marketplace, in cents.
+MARKET_CENTS = 990
 #: What customs take for a form that somebody has to look at, in ms.
 STUCK_MS = 4_000.0
 
@@ -38,6 +40,7 @@ class Handler(BaseHTTPRequestHandler):
     refunds: ClassVar[Counter[str]] = Counter()
     pickups: ClassVar[dict[str, float]] = {}
     letters: ClassVar[Counter[str]] = Counter()
+    listed: ClassVar[dict[str, int]] = {}
     numbers: ClassVar[Iterator[int]] = itertools.count(1)
     passes: ClassVar[set[str]] = set()
 
@@ -59,6 +62,8 @@ class Handler(BaseHTTPRequestHandler):
         if service == "stock" and not name:
             skus = parse_qs(url.query).get("sku", [])
             self._answer(200, {sku: {"sku": sku, "on_hand": _on_hand(sku)} for sku in skus})
+        elif service == "market":
+            self._answer(200, {"cents": self.listed.get(name, 0)})
         elif service == "customs":
             # Every other form is stuck in an office.
             self._answer(200, {"form": name}, 0.0 if int(name) % 2 else STUCK_MS)
@@ -93,9 +98,13 @@ class Handler(BaseHTTPRequestHandler):
             self._answer(404, {"error": "no such service"})
 
     def do_PUT(self) -> None:
-        self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        body = json.loads(self.rfile.read(int(self.headers.get("Content-Length", 0))) or b"{}")
         service, _, name = urlsplit(self.path).path.strip("/").partition("/")
-        if service == "letters":
+        if service == "market":
+            # A cent below what is asked, down to what others ask.
+            self.listed[name] = max(MARKET_CENTS, body["cents"] - 1)
+            self._answer(200, {"cents": self.listed[name]})
+        elif service == "letters":
             self._print(name)
         elif service == "crm":
             self._admit(self.headers.get("Authorization", ""))

@@ -49,6 +49,7 @@ RULES: dict[str, tuple[str, str]] = {
     "JD801": ("trigger.duplicate_enqueues", "DuplicateEnqueues"),
     "JD804": ("trigger.too_small_to_queue", "TooSmallToQueue"),
     "JD805": ("trigger.enqueue_storm", "EnqueueStorm"),
+    "JD806": ("trigger.circular_trigger", "CircularTrigger"),
 }
 
 

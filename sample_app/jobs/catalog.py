@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from decimal import Decimal
 
+from rq import Queue, get_current_job
 from sqlalchemy import select
 
 from sample_app import clients, db
@@ -164,3 +165,35 @@ def _indexed(product_id: int) -> str:
         sku, text = product.sku, product.name
     clients.index_document(sku, text)
     return sku
+
+
+def push_offer(sku: str) -> int:
+    """Offers an article on the marketplace, and lets the shop follow what became of it."""
+    cents = int(cache().get(f"price:{sku}") or 0)
+    clients.offer(sku, cents)
+    _echo().enqueue(follow_offer, sku, at_front=True)
+    return cents
+
+
+def follow_offer(sku: str) -> int:
+    """Takes over what the marketplace made of a price; a changed price is offered anew."""
+    listed = clients.listed_price(sku)
+    if listed != int(cache().get(f"price:{sku}") or 0):
+        cache().set(f"price:{sku}", listed)
+        _echo().enqueue(push_offer, sku, at_front=True)
+    return listed
+
+
+def push_offer_once(sku: str) -> int:
+    """Offers an article on the marketplace, unless its price is the one that was taken over from there."""
+    cents = int(cache().get(f"price:{sku}") or 0)
+    if cache().get(f"listed:{sku}") != str(cents):
+        cache().set(f"listed:{sku}", clients.offer(sku, cents))
+    return cents
+
+
+def _echo() -> Queue:
+    """The queue that the job came from."""
+    job = get_current_job()
+    assert job is not None
+    return Queue(job.origin, connection=job.connection)

@@ -9,7 +9,9 @@ from decimal import Decimal
 from importlib import import_module
 
 import pytest
+import redis
 import requests
+from rq import SimpleWorker
 from sqlalchemy import Engine, func, select
 from sqlalchemy.orm import Session
 
@@ -17,6 +19,7 @@ from sample_app import cache, clients, seed
 from sample_app.catalogue import CASES
 from sample_app.jobs import catalog, customers, mail, orders, payments, reports, shipping, stock
 from sample_app.models import Customer, Order, Shipment, StockLevel, StockMovement
+from sample_app.shop import Shop
 
 DAY = seed.FIRST_DAY.isoformat()
 SKUS = [f"SKU-{number:05}" for number in range(1, 6)]
@@ -84,6 +87,19 @@ def test_a_pass_is_good_for_one_request(shop_engine: Engine) -> None:
     with pytest.raises(requests.HTTPError, match="401"):
         customers.tell_crm(2)
     assert customers.tell_crm(2) == customers.tell_crm_with_fresh_pass(3) == customers.tell_crm_with_fresh_pass(3)
+
+
+def test_an_offer_echoes_until_the_price_of_others_is_reached(shop_engine: Engine, redis_client: redis.Redis) -> None:
+    shop = Shop(redis_client)
+    shop.market_price("SKU-99999", 995)
+    worker = SimpleWorker([shop.default], connection=redis_client)
+    assert worker.work(burst=True)
+    assert cache.cache().get("price:SKU-99999") == "990"
+    assert len(shop.default.finished_job_registry) == 12, "six offers, each followed up"
+    shop.market_price_once("SKU-99998", 995)
+    tidy = SimpleWorker([shop.tidy], connection=redis_client)
+    assert tidy.work(burst=True)
+    assert len(shop.tidy.finished_job_registry) == 1
 
 
 def test_what_customs_do_not_answer_in_time_is_postponed(shop_engine: Engine) -> None:

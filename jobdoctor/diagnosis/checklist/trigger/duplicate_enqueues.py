@@ -49,6 +49,7 @@ class DuplicateEnqueues(TimeRule):
     step = "trigger"
     kind = "delete"
     where = "around"
+    related_to = ("JD806",)
 
     window_s = Limit(
         60, "s", "an enqueue within this time of an equal one repeats it", "own: a form saved twice, an impatient user"
