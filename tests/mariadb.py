@@ -53,7 +53,8 @@ def arguments(url: str) -> dict[str, Any]:
 def started(server: str, install: str) -> Iterator[str]:
     """Runs a server on a free port; yields its URL, without a database. The user "root" has no password."""
     directory = Path(tempfile.mkdtemp(prefix="jobdoctor-mariadb-"))
-    small = ["--no-defaults", f"--datadir={directory}/data", "--innodb-log-file-size=8M"]
+    # Each server deletes the temporary tables that it finds in its directory for them, another one's too.
+    small = ["--no-defaults", f"--datadir={directory}/data", f"--tmpdir={directory}", "--innodb-log-file-size=8M"]
     small.append("--innodb-buffer-pool-size=16M")
     if os.getuid() == 0:
         small.append("--user=root")
@@ -142,3 +143,11 @@ def own_database(server_url: str, name: str) -> Iterator[str]:
         yield f"{server_url.rpartition('/')[0]}/{name}"
     finally:
         run(f"DROP DATABASE `{name}`")
+
+
+def end_others(cursor: Any) -> None:
+    """Ends the other sessions of the database, which a failed test may have left open."""
+    cursor.execute("SELECT id FROM information_schema.processlist WHERE id <> connection_id() AND db = database()")
+    for (session,) in cursor.fetchall():
+        with contextlib.suppress(Exception):  # it has ended meanwhile
+            cursor.execute(f"KILL {session}")

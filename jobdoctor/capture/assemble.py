@@ -190,7 +190,7 @@ def assemble(facts: ExecutionFacts, observation: Observation, recording: Recordi
         spans_dropped=recording.spans_dropped if recording else 0,
         in_flight=in_flight,
         locks=locks,
-        sessions=_sessions(recording, clock),
+        sessions=_sessions(recording, clock, groups),
         imports=_facts(recording, "import", ImportCost),
         gc_ns=recording.gc_ns if recording else 0,
         gc_count=recording.gc_count if recording else 0,
@@ -287,7 +287,12 @@ def _locks(
     observation: Observation, recording: Recording | None, clock: _Clock, groups: list[SpanGroup]
 ) -> list[LockWait]:
     found = []
-    for wait in (*_facts(recording, "lock", LockWait), *observation.locks):
+    known: set[tuple[str, int]] = set()
+    # The observer's first: of what a probe has noted as well, it may know who held the lock.
+    for wait in (*observation.locks, *_facts(recording, "lock", LockWait)):
+        if wait.start_ns and (wait.kind, wait.start_ns) in known:
+            continue
+        known.add((wait.kind, wait.start_ns))
         group = wait.group
         if group < 0:
             group = _group_of(wait, groups)
@@ -312,8 +317,16 @@ def _group_of(wait: LockWait, groups: list[SpanGroup]) -> int:
     return max(fitting, key=lambda index: groups[index].max_ns, default=-1)
 
 
-def _sessions(recording: Recording | None, clock: _Clock) -> list[DatabaseSession]:
+def _sessions(recording: Recording | None, clock: _Clock, groups: list[SpanGroup]) -> list[DatabaseSession]:
     found: dict[str, DatabaseSession] = {}
+    for group in groups:
+        # SQLite's locks are the process's own.
+        if recording is not None and group.target.startswith("sqlite:///") and ":memory:" not in group.target:
+            backend = f"{group.target}#{recording.pid}"
+            start, end = group.first_start_ns, group.last_end_ns
+            if backend in found:
+                start, end = min(start, found[backend].start_ns), max(end, found[backend].end_ns)
+            found[backend] = DatabaseSession(backend, start, end)
     for session in _facts(recording, "session", DatabaseSession):
         start = clock.at(session.start_ns) if session.start_ns else 0
         end = clock.at(session.end_ns) if session.end_ns else clock.run

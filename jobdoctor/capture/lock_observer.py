@@ -1,4 +1,5 @@
-"""Who blocks whom in PostgreSQL and MySQL: a small process beside the worker asks while a statement stands still.
+"""Who blocks whom in a database: PostgreSQL and MySQL are asked by a small process beside the worker, while a statement
+stands still; waits for SQLite are seen from outside (``blockers_sqlite``).
 
 Who watches the horse calls ``LockObserver.tick`` meanwhile. When an execution opens its first session of such a
 database, the observer process (``blockers``) is started, giving way to the job, so that it is ready for the first wait:
@@ -24,7 +25,7 @@ import sys
 import time
 from typing import Any, Final
 
-from jobdoctor.capture import recording
+from jobdoctor.capture import blockers_sqlite, recording
 from jobdoctor.capture.recording import InFlight, Recording
 from jobdoctor.model import LockWait
 
@@ -34,6 +35,8 @@ AFTER_NS: Final = 50_000_000
 EVERY_NS: Final = 25_000_000
 #: A question without an answer after this is given up: the observer hangs in a connect.
 PATIENCE_NS: Final = 5_000_000_000
+#: SQLite's waits are looked at from outside, which costs nobody anything: ten times a statement's time.
+SQLITE_AFTER_NS: Final = 15_000_000
 #: A statement that only takes a lock and took longer was blocked, also when nobody was seen holding it.
 LOCK_STATEMENT_NS: Final = 10_000_000
 #: Of a process that ended because nobody asked it (``blockers.IDLE_STATUS``, without importing that).
@@ -59,7 +62,7 @@ class _Blocked:
 
 
 class LockObserver:
-    """The worker's side. ``problem`` says why nothing can be observed, or is empty."""
+    """The worker's side. ``problem`` says what could not be observed in this execution, or is empty."""
 
     def __init__(self, command: list[str] | None = None) -> None:
         self.problem = ""
@@ -80,6 +83,7 @@ class LockObserver:
 
     def begin(self) -> None:
         """The next execution: what was seen of the last one is forgotten."""
+        self.problem = ""
         try:
             self._read()
         except (OSError, ValueError) as error:
@@ -98,9 +102,13 @@ class LockObserver:
             if not self._prepared:
                 self._prepare(buffer)
             call = recording.in_flight(buffer)
-            if call is None or call.channel != "sql" or not call.target.startswith(_TARGETS):
+            if call is None or call.channel != "sql":
                 return
             now = time.perf_counter_ns()
+            if call.target.startswith("sqlite:"):
+                self._look_at_sqlite(call, buffer, now)
+            if not call.target.startswith(_TARGETS):
+                return
             if now - call.start_ns < AFTER_NS or now - self._asked_ns < EVERY_NS:
                 return
             if self._asked is not None:
@@ -111,6 +119,18 @@ class LockObserver:
             self._ask(call, buffer, now)
         except (OSError, ValueError, KeyError) as error:
             self._failed(error)
+
+    def _look_at_sqlite(self, call: InFlight, buffer: Any, now: int) -> None:
+        if now - call.start_ns < SQLITE_AFTER_NS or call.thread:
+            return
+        pid = recording.writer(buffer)
+        blocked = None
+        if pid and blockers_sqlite.waits(pid):
+            known = self._calls.get(call.start_ns)
+            session = known.facts["session"] if known is not None else 0
+            session = session or blockers_sqlite.holder(pid, call.target)
+            blocked = {"kind": "sqlite", "session": session, "statement": "", "application": ""}
+        self._saw(call, call.target, now, blocked)
 
     def end(self, recorded: Recording | None) -> list[LockWait]:
         """What was seen of this execution. ``start_ns`` is of the performance counter."""
@@ -219,7 +239,10 @@ class LockObserver:
             for backend, parameters in recording.secrets(buffer)
             if call.target == _server(backend) or call.target.startswith(_server(backend) + "/")
         ]
-        if not sessions or self._start() is None:
+        if not sessions:
+            return
+        if self._start() is None:
+            self.problem = self.problem or "The lock observer ended by itself"
             return
         server = _server(sessions[-1][0])
         question: dict[str, Any] = {
@@ -273,22 +296,22 @@ class LockObserver:
             self._known.discard(self._asked_server)
             self._asked_ns = time.perf_counter_ns() + PATIENCE_NS
             return
-        self.problem = answer.get("missing", "")
+        self.problem = answer.get("missing", "") or self.problem
+        if answer["blocked"] or answer["sure"]:
+            self._saw(call, self._asked_server, answer["at"], answer["blocked"])
+
+    def _saw(self, call: InFlight, server: str, at: int, blocked: dict[str, Any] | None) -> None:
         seen = self._calls.get(call.start_ns)
-        if answer["blocked"]:
-            at = answer["at"]
+        if blocked:
             if seen is None:
                 first = at if call.start_ns in self._answered else call.start_ns
-                seen = _Blocked(call, self._asked_server, min(first, at), answer["blocked"])
-                self._calls[call.start_ns] = seen
-                seen.last_ns = at
-            else:
-                seen.last_ns = at
-                seen.free_ns = 0
-        elif not answer["sure"]:
-            return
+                seen = self._calls[call.start_ns] = _Blocked(call, server, min(first, at), blocked)
+            seen.last_ns = at
+            seen.free_ns = 0
+            if not seen.facts["session"]:
+                seen.facts = blocked
         elif seen is not None and not seen.free_ns:
-            seen.free_ns = answer["at"]
+            seen.free_ns = at
         self._answered.add(call.start_ns)
 
 

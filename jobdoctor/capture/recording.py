@@ -445,6 +445,15 @@ def in_flight(buffer: mmap.mmap | bytes | bytearray | memoryview) -> InFlight | 
         view.release()
 
 
+def writer(buffer: mmap.mmap | bytes | bytearray | memoryview) -> int:
+    """The process that writes the recording, 0 when it has not begun."""
+    view = _View(buffer)
+    try:
+        return int(view.words[H_PID])
+    finally:
+        view.release()
+
+
 def secrets(buffer: mmap.mmap | bytes | bytearray | memoryview) -> list[tuple[str, str]]:
     """(backend, connection parameters) of the database sessions of this execution. Never to be stored or sent."""
     view = _View(buffer)

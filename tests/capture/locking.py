@@ -17,6 +17,10 @@ from jobdoctor.model import LockWait
 
 Job = Callable[[], None]
 
+#: A statement of a job stands still: a holder's seconds count from here, however long a busy machine took to get there.
+standing = threading.Event()
+STANDS_NS = 20_000_000
+
 
 class Observed:
     """One job in a process of its own, recorded, and what its observer said of it."""
@@ -46,6 +50,9 @@ class Observed:
         done, status = os.waitpid(self.pid, os.WNOHANG)
         if not done:
             self.observer.tick(self._memory.buffer)
+            call = recording.in_flight(self._memory.buffer)
+            if call is not None and call.operation != "CONNECT" and time.perf_counter_ns() - call.start_ns > STANDS_NS:
+                standing.set()
             return False
         assert status == 0
         self.recorded = recording.read(self._memory.buffer)
@@ -93,13 +100,15 @@ class Holder:
 
 @contextmanager
 def held(connection: Any, session: int, statements: list[str], seconds: float, release: Job) -> Iterator[Holder]:
-    """A session that runs the statements and keeps what they take for a while."""
+    """A session that runs the statements and keeps what they take, until a job has stood still for so many seconds."""
     cursor = connection.cursor()
     for statement in statements:
         cursor.execute(statement)
     holder = Holder(session)
+    standing.clear()
 
     def let_go() -> None:
+        standing.wait(20)
         time.sleep(seconds)
         holder.released_ns = time.perf_counter_ns()
         release()

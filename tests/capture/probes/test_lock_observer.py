@@ -164,10 +164,11 @@ def test_the_first_wait_of_a_worker_is_seen_with_its_holder(postgres_url: str, t
 
 
 def _has_loaded(observer: LockObserver, library: str) -> bool:
+    """Whether the process has the library and waits for questions."""
     if observer._process is None:
         return False
-    maps = pathlib.Path(f"/proc/{observer._process.pid}/maps").read_text()
-    return library in maps
+    process = pathlib.Path(f"/proc/{observer._process.pid}")
+    return library in (process / "maps").read_text() and "S" in (process / "stat").read_text().rpartition(")")[2][:3]
 
 
 def test_a_process_that_nobody_asks_ends_and_is_started_again(postgres_url: str, table: str) -> None:

@@ -38,9 +38,7 @@ def table(mysql_url: str) -> Iterator[dict[str, Any]]:
         cursor.execute("CREATE TABLE probe_my (id int PRIMARY KEY, name varchar(100)) ENGINE=InnoDB")
         cursor.executemany("INSERT INTO probe_my VALUES (%s, %s)", [(n, f"name {n}") for n in range(100)])
         yield given
-        cursor.execute("SELECT id FROM information_schema.processlist WHERE id <> connection_id() AND db = database()")
-        for (left_open,) in cursor.fetchall():  # by a test that failed
-            cursor.execute(f"KILL {left_open}")
+        mariadb.end_others(cursor)
         cursor.execute("DROP TABLE probe_my")
     connection.close()
 
