@@ -21,12 +21,12 @@ from rq.timeouts import JobTimeoutException
 
 from jobdoctor.capture import recorder, stack_profile
 from jobdoctor.capture.file_io import FileMeter
-from jobdoctor.model import Outcome, ProbeStatus
+from jobdoctor.model import Outcome
 from jobdoctor.rq import exceptions, stamps
 from jobdoctor.rq.facts import attempt
 from jobdoctor.rq.guard import Guard
 from jobdoctor.rq.names import dotted
-from jobdoctor.rq.probing import probe_statuses
+from jobdoctor.rq.probing import unknown_to_witness
 
 #: The module of RQ that resolves a job's function; what it imports from elsewhere in RQ is replaced for a while.
 _job_module: Any = importlib.import_module("rq.job")
@@ -71,10 +71,10 @@ class Horse:
         self.execution_id = execution_id
         self.guard = guard
         self.phase = "setup"
+        self._marked = False
         self.timed_out = False
         self.result_noted = False
         self.max_retries: int | None = None
-        self._probes: list[ProbeStatus] = []
         self._known_problems = len(guard.problems)
         self._resolving = False
         self._import_attribute: Callable[..., Any] | None = None
@@ -87,28 +87,21 @@ class Horse:
         if not recorder.start(self.recorder):
             return False
         self.mark("setup")
-        with self.guard("probes"):
-            self._probes = probe_statuses()
         return True
 
     def report(self) -> None:
-        """Notes what the parent cannot know: our own failures here, and the probes that came to life in this process
+        """Notes what the witness cannot know: our own failures here, and the probes that came to life in this process
         (the parent has not imported what the job imports)."""
         for problem in self.guard.problems[self._known_problems :]:
             self.recorder.note("missing", text=problem)
-        found = probe_statuses()
-        if found is self._probes:
-            return
-        known = set(self._probes)
-        for status in found:
-            if status not in known:
-                self.recorder.note(
-                    "probe",
-                    channel=status.channel,
-                    library=status.library,
-                    status=status.status,
-                    reason=status.reason,
-                )
+        for status in unknown_to_witness():
+            self.recorder.note(
+                "probe",
+                channel=status.channel,
+                library=status.library,
+                status=status.status,
+                reason=status.reason,
+            )
 
     def end(self) -> None:
         """Recording ends, in a process that lives on."""
@@ -125,7 +118,8 @@ class Horse:
 
     def shadow(self, job: Job) -> None:
         """Lets the phases be seen, until :meth:`restore`."""
-        self.max_retries = attempt(job)[1]
+        if job.retries_left is not None:
+            self.max_retries = attempt(job)[1]
         shadows = {
             "_deserialize_data": self._deserializing(job._deserialize_data),
             "perform": self._performing(job.perform),

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import sys
+
 from jobdoctor.capture.probes import registry
 from jobdoctor.model import ProbeStatus
 
-#: What each probe had patched when it was last asked, and what was said then: asked for every job, it rarely changes.
-_seen: list[tuple[int, str]] = []
+#: How many modules there were when the probes were last asked, and what they said then. Asking touches many objects,
+#: and each page of them that a horse touches is copied: nothing new can be patched when nothing was imported.
+_modules = 0
 _said: list[ProbeStatus] = []
+_told: list[ProbeStatus] = []
 
 
 def install_probes() -> None:
@@ -16,10 +20,24 @@ def install_probes() -> None:
 
 
 def probe_statuses() -> list[ProbeStatus]:
-    """What each probe sees in this process, the enqueues of ``stamps`` among them."""
-    global _seen, _said
-    seen = [(len(probe.patched), probe.failure) for probe in registry.PROBES]
-    if seen != _seen or not _said:
-        _said = [*registry.statuses(), ProbeStatus("enqueue", "rq", "active")]
-        _seen = seen
+    """What each probe sees in this process, the enqueues of ``stamps`` among them; the same list until it changes."""
+    global _modules, _said
+    modules = len(sys.modules)
+    if modules != _modules or not _said:
+        said = [*registry.statuses(), ProbeStatus("enqueue", "rq", "active")]
+        if said != _said:
+            _said = said
+        _modules = modules
     return _said
+
+
+def tell_witness() -> None:
+    """To be called before a witness is forked: it inherits what the probes say now."""
+    global _told
+    _told = probe_statuses()
+
+
+def unknown_to_witness() -> list[ProbeStatus]:
+    """What the probes have come to say since."""
+    found = probe_statuses()
+    return [] if found is _told else [status for status in found if status not in set(_told)]

@@ -23,7 +23,7 @@ from jobdoctor.model import WorkerKind
 from jobdoctor.rq import stamps
 from jobdoctor.rq.guard import Guard
 from jobdoctor.rq.horse import SPAWN_VARIABLE, Horse, from_environment, spawn_value
-from jobdoctor.rq.probing import install_probes
+from jobdoctor.rq.probing import install_probes, probe_statuses, tell_witness
 from jobdoctor.rq.recording_state import WorkerState
 from jobdoctor.rq.taken import TakenJob, own_cpu_ns
 
@@ -80,7 +80,12 @@ class WorkerMixin(_Base):
         state = self._recording_state
         if state is None or state.pid != os.getpid():
             spawns = _SPAWN_WORKER is not None and isinstance(self, _SPAWN_WORKER)
+            with guard("probes"):
+                tell_witness()
             state = self._recording_state = WorkerState(self, spawns=spawns)
+        else:
+            with guard("probes"):
+                probe_statuses()  # asked here, so that each horse need not
         return state
 
     def _close_recording(self) -> None:
