@@ -195,6 +195,11 @@ CASES: list[Case] = [
         _tidy("orders.price_ranks_by_window", lambda shop, n: shop.price_review_by_window(_day(n))),
     ),
     Case(
+        "JD207",
+        Load("payments.write_cash_book", lambda shop, n: shop.evening(_day(n))),
+        _tidy("payments.write_cash_book_at_once", lambda shop, n: shop.evening_at_once(_day(n))),
+    ),
+    Case(
         "JD208",
         Load("payments.send_voucher", lambda shop, n: shop.complaint(n + 201)),
         _tidy("payments.send_voucher_once", lambda shop, n: shop.complaint_with_key(n + 301)),

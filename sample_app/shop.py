@@ -164,6 +164,12 @@ class Shop:
     def price_review_by_window(self, day: str) -> list[Job]:
         return [self.tidy.enqueue(orders.price_ranks_by_window, day)]
 
+    def evening(self, day: str) -> list[Job]:
+        return [self.default.enqueue(payments.write_cash_book, day)]
+
+    def evening_at_once(self, day: str) -> list[Job]:
+        return [self.tidy.enqueue(payments.write_cash_book_at_once, day)]
+
     def complaint(self, order_id: int) -> list[Job]:
         return [self.default.enqueue(payments.send_voucher, order_id, retry=Retry(max=2))]
 

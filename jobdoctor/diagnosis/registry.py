@@ -21,6 +21,7 @@ RULES: dict[str, tuple[str, str]] = {
     "JD204": ("external.call_in_transaction", "CallInTransaction"),
     "JD205": ("external.connection_churn", "ConnectionChurn"),
     "JD206": ("external.slow_query", "SlowQuery"),
+    "JD207": ("external.chatty_file_io", "ChattyFileIo"),
     "JD208": ("external.non_idempotent_call", "NonIdempotentCall"),
     "JD301": ("internals.cpu_bound", "CpuBound"),
     "JD302": ("internals.memory_peak", "MemoryPeak"),

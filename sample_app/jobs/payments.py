@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import datetime as dt
+import hashlib
+import os
+import tempfile
+from pathlib import Path
+
 import requests
-from sqlalchemy import update
+from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
 from sample_app import clients, db
@@ -93,6 +99,42 @@ def refund_order_patiently(order_id: int) -> str:
     """Gives the money of an order back; enqueued with pauses between its attempts."""
     clients.refund(f"returned-{order_id}")
     return _captured(order_id, "refunded")
+
+
+def write_cash_book(day: str) -> str:
+    """Writes a day's sales into the cash book, each safely on disk before the next, and gives its checksum."""
+    with tempfile.TemporaryDirectory() as directory:
+        book = Path(directory, "book.csv")
+        for line in _sales(day):
+            with book.open("a") as page:
+                page.write(line)
+                page.flush()
+                os.fsync(page.fileno())
+        return _closed(day, book)
+
+
+def write_cash_book_at_once(day: str) -> str:
+    """Writes a day's sales into the cash book, safely on disk when it is complete, and gives its checksum."""
+    with tempfile.TemporaryDirectory() as directory:
+        book = Path(directory, "book.csv")
+        with book.open("w") as page:
+            page.writelines(_sales(day))
+            page.flush()
+            os.fsync(page.fileno())
+        return _closed(day, book)
+
+
+def _sales(day: str) -> list[str]:
+    with db.new_session() as session:
+        query = select(Order.id, Order.total_cents).where(Order.day == dt.date.fromisoformat(day))
+        rows = session.execute(query.where(Order.card == "valid").order_by(Order.id))
+        return [f"{order_id};{cents}\n" for order_id, cents in rows]
+
+
+def _closed(day: str, book: Path) -> str:
+    checksum = hashlib.sha1(book.read_bytes()).hexdigest()
+    cache().set(f"cash-book:{day}", checksum)
+    return checksum
 
 
 def send_voucher(order_id: int) -> str:

@@ -48,6 +48,7 @@ SKUS = [f"SKU-{number:05}" for number in range(1, 6)]
         (catalog.refresh_product_page, catalog.refresh_page_in_parallel, [SKUS[0]]),
         (shipping.announce_parcels, shipping.announce_over_one_connection, [[1, 2, 3]]),
         (orders.price_ranks, orders.price_ranks_by_window, [DAY]),
+        (payments.write_cash_book, payments.write_cash_book_at_once, [DAY]),
         (orders.best_sellers, orders.best_sellers_untidied, [DAY]),
         (reports.seal_invoices, reports.seal_page_by_page, [DAY, 1]),
         (reports.print_invoices, reports.print_one_by_one, [DAY, 1]),
