@@ -283,7 +283,8 @@ class Death(Struct, frozen=True, omit_defaults=True):
     limit_value: int = 0  # in bytes, or in seconds for RLIMIT_CPU
     oom_kills: int | None = None  # the out-of-memory killer's victims in its control group meanwhile; None: not known
     stack: list[StackFrame] = field(default_factory=list)  # last known, of the job's thread, innermost first
-    stack_source: str = ""  # "fault" (as it died), "observed" (from outside), "exception", "call" (of that in flight)
+    #: "fault" and "exit" (noted as it died), "observed" (from outside), "exception", "call" (of the call in flight).
+    stack_source: str = ""
     stack_age_ns: int = 0  # how long before the end it was seen
     stack_held_ns: int = 0  # how long the application had been at that line then, as far as it was looked at
     threads: list[list[StackFrame]] = field(default_factory=list)  # of other threads, bounded

@@ -4,16 +4,17 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import platform
-import signal
 from itertools import pairwise
 from typing import Any, TypeVar
 
 from msgspec import Struct, ValidationError, convert, field
 from msgspec.structs import replace
 
-from jobdoctor.capture import ledger
+from jobdoctor.capture import crash_log, ledger
+from jobdoctor.capture.cgroup import MemoryFacts
+from jobdoctor.capture.death import Circumstances, certificate, timeout_raised
+from jobdoctor.capture.last_stack import SeenStack, frames_of
 from jobdoctor.capture.ledger import LedgerInputs
 from jobdoctor.capture.recording import Recording
 from jobdoctor.model import (
@@ -35,6 +36,7 @@ from jobdoctor.model import (
     Sample,
     Span,
     SpanGroup,
+    StackFrame,
     Trigger,
     WorkerKind,
 )
@@ -90,7 +92,10 @@ class Observation(Struct):
     sampler_missing: str = ""  # why there are no samples, when there should be
     rusage: Rusage | None = None
     wait_status: int | None = None  # of os.wait4
-    oom_kills: int = 0  # ``Sampler.oom_kills()``: what the kernel's out-of-memory killer did while the horse ran
+    memory: MemoryFacts | None = None  # ``MemoryWatch.facts()`` after the reap
+    last_stack: SeenStack | None = None  # what ``LastStack`` saw last
+    limits: dict[str, int] = field(default_factory=dict)  # of the horse: ``LastStack.limits``
+    crash: str = ""  # ``CrashLog.text()``
     own_cpu_ns: int | None = None  # SimpleWorker and record(): CPU of the process over the execution
     killed_by_us: str = ""  # "timeout" or "stopped", when the parent killed the horse itself
     lost_worker: bool = False  # the parent died while the job ran: nobody has waited for the horse
@@ -181,7 +186,7 @@ def assemble(facts: ExecutionFacts, observation: Observation, recording: Recordi
         payload=observation.payload,
         result=result,
         exception=exception,
-        death=_death(facts, observation, recording, clock),
+        death=_death(facts, observation, recording, exception, groups),
         trigger=facts.trigger,
         phases=phases,
         ledger=parts,
@@ -475,52 +480,61 @@ def _body_cpu(recording: Recording, observation: Observation, total_cpu_ns: int 
 # ---------------------------------------------------------------------------------------------------------------- death
 
 
-def _in_words(recording: Recording | None, clock: _Clock, observation: Observation) -> str:
-    """The call that was running when the recording ended: "SELECT * FROM orders on postgresql://db/app, for 2.1 s"."""
-    span = _in_flight(recording, clock, observation)
-    if recording is None or span is None or recording.in_flight_group is None:
-        return ""
-    group = recording.in_flight_group
-    words = group.fingerprint
-    if group.operation and not words.upper().startswith(group.operation.upper()):
-        words = f"{group.operation} {words}".strip()
-    if group.target and group.target not in words:
-        words += f" on {group.target}"
-    if group.callsite:
-        words += f" at {group.callsite}"
-    seconds = span.duration_ns / 1e9
-    return f"{words}, for {seconds:.1f} s" if seconds >= 0.1 else f"{words}, for {seconds * 1000:.1f} ms"
-
-
-def _death(facts: ExecutionFacts, observation: Observation, recording: Recording | None, clock: _Clock) -> Death | None:
-    """How the horse died; None when it ended by itself with status 0, or there was no horse."""
-    status = observation.wait_status
+def _death(
+    facts: ExecutionFacts,
+    observation: Observation,
+    recording: Recording | None,
+    exception: ExceptionInfo | None,
+    groups: list[SpanGroup],
+) -> Death | None:
+    """How the horse died, or what cut the job short; None when it ended by itself."""
+    killed_by = observation.killed_by_us
     if observation.lost_worker and facts.outcome == "killed":
-        return Death(
-            cause="lost-worker",
-            last_rss_bytes=observation.samples[-1].rss_bytes if observation.samples else 0,
-            in_flight=_in_words(recording, clock, observation),
-        )
-    if not status:
+        killed_by = "lost-worker"
+    if not (observation.wait_status or killed_by or exception is not None or facts.outcome == "killed"):
         return None
-    number = os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
-    code = os.WEXITSTATUS(status) if os.WIFEXITED(status) else None
-    if observation.killed_by_us:
-        cause = observation.killed_by_us
-    elif facts.outcome == "stopped":
-        cause = "stopped"
-    elif number in (signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE, signal.SIGABRT):
-        cause = "segfault"
-    elif number == signal.SIGKILL and observation.oom_kills:
-        cause = "oom"
-    elif number:
-        cause = "signal"
-    else:
-        cause = "exit"
-    return Death(
-        signal=number,
-        exit_code=code,
-        cause=cause,
-        last_rss_bytes=observation.samples[-1].rss_bytes if observation.samples else 0,
-        in_flight=_in_words(recording, clock, observation),
+    gone = _gone_ns(observation)
+    call, call_ns = None, 0
+    if recording is not None and recording.in_flight is not None:
+        call, call_ns = recording.in_flight_group, max(0, gone - recording.in_flight.start_ns)
+    elif recording is not None and facts.outcome == "timeout":
+        call, call_ns = _interrupted(recording)
+    raised = recording.facts("raised_at")[-1:] if recording is not None else []
+    seen = observation.last_stack
+    return certificate(
+        Circumstances(
+            outcome=facts.outcome,
+            wait_status=observation.wait_status,
+            killed_by=killed_by,
+            timeout_s=facts.timeout_s,
+            lived_ns=max(0, gone - (observation.forked_ns or observation.dequeued_ns)),
+            samples=observation.samples,
+            rusage=observation.rusage,
+            call=call,
+            call_ns=call_ns,
+            exception=exception,
+            raised=[StackFrame(*frame) for frame in raised[0]["stack"]] if raised else [],
+            timeout_was_raised=any(timeout_raised(group.error_types) for group in groups),
+            fault=frames_of(crash_log.parse(observation.crash)) if observation.crash else [],
+            observed=seen.stack if seen is not None else [],
+            observed_age_ns=max(0, gone - seen.seen_ns) if seen is not None else 0,
+            observed_held_ns=seen.seen_ns - seen.since_ns if seen is not None else 0,
+            threads=seen.threads if seen is not None else [],
+            memory=observation.memory,
+            limits=raised[0]["limits"] if raised and raised[0].get("limits") else observation.limits,
+        )
     )
+
+
+def _interrupted(recording: Recording) -> tuple[SpanGroup | None, int]:
+    """The call that RQ's timeout cut short, and how long it had lasted."""
+    struck = [index for index, group in enumerate(recording.groups) if timeout_raised(group.error_types)]
+    last: Span | None = None
+    for span in recording.spans:
+        if span.error and span.group in struck and (last is None or span.start_ns >= last.start_ns):
+            last = span
+    if last is not None:
+        return recording.groups[last.group], last.duration_ns
+    if len(struck) != 1:
+        return None, 0
+    return recording.groups[struck[0]], recording.groups[struck[0]].max_ns

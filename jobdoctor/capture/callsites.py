@@ -98,6 +98,11 @@ def function_name(code: CodeType) -> str:
     return name
 
 
+def place(filename: str, line: int) -> str:
+    """A line as reports name it: "app/tasks.py:41", or "requests/sessions.py:589" in a library."""
+    return f"{relative(filename) if files[filename] else _library_name(filename)}:{line}"
+
+
 class Site:
     """A line of code that made calls."""
 

@@ -245,16 +245,6 @@ def _open(pid: int) -> tuple[_Reader | None, str]:
         return None, f"{NO_PROC}, and psutil does not work: {error}"
 
 
-def _oom_kills() -> int:
-    """Processes that the out-of-memory killer has killed since the start of the machine, in any cgroup."""
-    try:
-        with open("/proc/vmstat", "rb") as counters:
-            _, found, rest = counters.read().partition(b"\noom_kill ")
-        return int(rest.split(b"\n", 1)[0]) if found else 0
-    except (OSError, ValueError):
-        return 0
-
-
 class Sampler:
     """Samples of one process. Make it right after the fork: the first reading is the baseline of memory."""
 
@@ -266,7 +256,6 @@ class Sampler:
         self.spacing = 1  # doubled with each decimation
         self.started_ns = time.perf_counter_ns()
         self.spent_ns = 0
-        self._oom_kills = _oom_kills()
         self._reader, self.missing = _open(pid)
         self._gaps_of = self._reader  # which is let go at the end
         first = self.sample()
@@ -306,11 +295,6 @@ class Sampler:
         """Seconds until the next sample is due."""
         elapsed = (time.perf_counter_ns() - self.started_ns) / 1e9
         return min(LAST_INTERVAL_S, max(FIRST_INTERVAL_S, elapsed * _INTERVAL_SHARE)) * self.spacing
-
-    def oom_kills(self) -> int:
-        """Processes that the kernel's out-of-memory killer killed on this machine since the sampler was made: a horse
-        that a SIGKILL ended in the meantime was very likely one of them."""
-        return max(0, _oom_kills() - self._oom_kills)
 
     def close(self) -> None:
         """Close what is open. Samples stay."""

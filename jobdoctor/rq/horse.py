@@ -8,6 +8,7 @@ that what RQ stores for a failed job reads as without us.
 
 from __future__ import annotations
 
+import errno
 import importlib
 import os
 import time
@@ -19,7 +20,7 @@ from typing import Any
 from rq.job import Job, JobStatus
 from rq.timeouts import JobTimeoutException
 
-from jobdoctor.capture import recorder, stack_profile
+from jobdoctor.capture import crash_log, last_stack, recorder, stack_profile
 from jobdoctor.capture.file_io import FileMeter
 from jobdoctor.model import Outcome
 from jobdoctor.rq import exceptions, stamps
@@ -246,6 +247,11 @@ class Horse:
         if error is not None:
             self.timed_out = isinstance(error, JobTimeoutException)
             self.recorder.note("exception", **exceptions.describe(error, traceback))
+            if self.timed_out or isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.EFBIG:
+                # The job was cut short from outside, or by a limit of its process: see capture/death.py.
+                self.recorder.note(
+                    "raised_at", stack=last_stack.frames_of_traceback(traceback), limits=last_stack.limits_of("self")
+                )
 
     def decided(self, outcome: Outcome, **facts: Any) -> None:
         """How the execution ends; the last word counts."""
@@ -313,4 +319,6 @@ def from_environment(guard: Guard) -> Horse | None:
     memory = recorder.open_memory(path)
     if memory.path is None:
         return None
+    with guard("crash log"):
+        crash_log.arm_path(crash_log.crash_path(path))
     return Horse(recorder.Recorder(memory.buffer), execution_id, guard, profile_path)

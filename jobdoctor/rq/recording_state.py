@@ -8,6 +8,7 @@ import weakref
 from typing import Any
 
 from jobdoctor.capture import recorder
+from jobdoctor.capture.crash_log import CrashLog, crash_path
 from jobdoctor.capture.memory import memory_path, open_memory, remove_stale
 from jobdoctor.rq.guard import log
 from jobdoctor.rq.witness_link import Setting, WitnessLink
@@ -24,12 +25,12 @@ class WorkerState:
         self.spawns = spawns
         # A forked horse shares the memory; a spawned one has to find it by its path.
         self.memories = [open_memory(memory_path() if spawns else None) for _ in range(MEMORIES)]
+        self.crash_logs = [_crash_log(memory.path) for memory in self.memories]
         if spawns:
             remove_stale()
         recorder.calibrate()
-        self.link = WitnessLink(
-            worker.connection, worker.name, [queue.name for queue in worker.queues], self.memories, _witness
-        )
+        queues = [queue.name for queue in worker.queues]
+        self.link = WitnessLink(worker.connection, worker.name, queues, self.memories, _witness, self.crash_logs)
         # For workers that are given up without having been told to end; at the latest when the interpreter exits.
         self._at_end = weakref.finalize(worker, _end, self.link)
         self.link.start()
@@ -45,6 +46,15 @@ class WorkerState:
             log(what, problem.partition(":")[0], f"{what}: {problem}")
 
 
+def _crash_log(memory_path: str | None) -> CrashLog | None:
+    """Where the horses of a memory write the stack of a fault; None where no such file can be made."""
+    try:
+        return CrashLog(crash_path(memory_path) if memory_path is not None else None)
+    except OSError as error:
+        log("crash log", type(error).__name__, f"faults of native code leave no stack: {error}")
+        return None
+
+
 def _witness(line: socket.socket, setting: Setting) -> None:
     from jobdoctor.rq import witness  # in its process only: the worker needs nothing of what this imports
 
@@ -57,3 +67,6 @@ def _end(link: WitnessLink) -> None:
     link.close()
     for memory in link.memories:
         memory.close()
+    for crash_log in link.crash_logs:
+        if crash_log is not None:
+            crash_log.close()

@@ -14,6 +14,9 @@ from rq.version import VERSION
 
 from jobdoctor.capture import recording, stack_profile
 from jobdoctor.capture.assemble import ExecutionFacts, Observation, assemble
+from jobdoctor.capture.cgroup import MemoryWatch
+from jobdoctor.capture.crash_log import CrashLog
+from jobdoctor.capture.last_stack import LastStack
 from jobdoctor.capture.lock_observer import LockObserver
 from jobdoctor.capture.payload import BUDGET_S, Measurement
 from jobdoctor.capture.sampler import NO_PROC, Sampler, inherited_bytes, rusage_of
@@ -60,19 +63,31 @@ class Surroundings(NamedTuple):
     worker_pid: int
     slos_ms: dict[str, float]
     observer: LockObserver
+    memory: MemoryWatch
 
 
 class ExecutionWatch:
     """What is seen of one execution. Whatever fails is said in the recording."""
 
-    def __init__(self, begun: Begun, data: bytes, buffer: Any, around: Surroundings, *, ask: bool) -> None:
+    def __init__(
+        self,
+        begun: Begun,
+        data: bytes,
+        buffer: Any,
+        crash_log: CrashLog | None,
+        around: Surroundings,
+        *,
+        ask: bool,
+    ) -> None:
         self.begun = begun
         self.buffer = buffer  # None: there was no memory free
+        self.crash_log = crash_log
         self.around = around
         self.guard = Guard()
         self.missing: list[str] = []
         self.sampler: Sampler | None = None
         self.depth: int | None = None
+        self.last_stack = LastStack(begun.pid, spawned=begun.kind == "spawn")
         self.baseline_rss_bytes = 0
         self._wire_bytes: int | None = None
         self._last_tick_ns = 0
@@ -82,6 +97,8 @@ class ExecutionWatch:
             self.baseline_rss_bytes = (
                 inherited_bytes(around.worker_pid) if begun.kind == "fork" else self.sampler.baseline_rss_bytes
             )
+        with self.guard("memory"):
+            around.memory.renew()
         with self.guard("locks"):
             around.observer.begin()
         if len(data) == begun.data_bytes:
@@ -120,8 +137,10 @@ class ExecutionWatch:
         """Looks at the horse, and works a little on the payload."""
         self._last_tick_ns = time.perf_counter_ns()
         with self.guard("watching"):
-            if self.sampler is not None:
-                self.sampler.sample()
+            sample = self.sampler.sample() if self.sampler is not None else None
+            if sample is not None:
+                since_ns = sample.at_ns - (self.begun.forked_ns or self.begun.dequeued_ns)
+                self.last_stack.tick(since_ns, sample.rss_bytes)
             if self.buffer is not None:
                 self.around.observer.tick(self.buffer)
             if self.measurement is not None and not self.measurement.done:
@@ -150,6 +169,7 @@ class ExecutionWatch:
         execution = assemble(facts, self._observation(ended, recorded, lost_worker), recorded)
         if self.sampler is not None:
             self.sampler.close()
+        self.last_stack.close()
         return execution
 
     def _facts(self) -> ExecutionFacts:
@@ -190,7 +210,7 @@ class ExecutionWatch:
             facts.outcome = _outcome(ended.outcome)
         elif note:
             facts.outcome = _outcome(note["outcome"])
-        elif ended.status or lost_worker:
+        elif ended.status or lost_worker or _left_early(recorded):
             facts.outcome = "killed"
         else:
             # The horse left no word (it was not ours): RQ's status of the job says how it ended.
@@ -233,7 +253,10 @@ class ExecutionWatch:
             sampler_missing=self._unsampled(ended.reaped_ns - begun.dequeued_ns),
             rusage=rusage,
             wait_status=ended.status,
-            oom_kills=self.sampler.oom_kills() if self.sampler is not None and ended.status else 0,
+            memory=self.around.memory.facts() if ended.status else None,
+            last_stack=self.last_stack.seen,
+            limits=self.last_stack.limits,
+            crash=self._crash(ended),
             own_cpu_ns=ended.own_cpu_ns,
             killed_by_us=ended.killed_by_us,
             lost_worker=lost_worker,
@@ -244,11 +267,20 @@ class ExecutionWatch:
             overhead_ns=overhead_ns,
             not_captured=[
                 *ended.problems,
-                *self._not_captured(recorded),
+                *self._not_captured(ended, recorded),
                 *(self.sampler.gaps if self.sampler is not None else []),
                 *self.guard.problems,
             ],
         )
+
+    def _crash(self, ended: Ended) -> str:
+        """What faulthandler wrote as the horse died; the file is then made ready for the next one."""
+        if not ended.status or self.crash_log is None:
+            return ""
+        text = self.crash_log.text()
+        if text:
+            self.crash_log.clear()
+        return text
 
     def _payload(self) -> Payload | None:
         payload: Payload | None = None
@@ -271,15 +303,22 @@ class ExecutionWatch:
             return ""  # it was gone before the first look
         return self.sampler.missing
 
-    def _not_captured(self, recorded: recording.Recording | None) -> list[str]:
+    def _not_captured(self, ended: Ended, recorded: recording.Recording | None) -> list[str]:
         found = list(self.missing)
         if self.around.observer.problem:
             found.append(self.around.observer.problem)
         if recorded is not None and not recorded.phases:
             found.append("Calls and phases: the job's process did not load jobdoctor (a horse of plain RQ)")
+        if self.last_stack.missing and ended.status:
+            found.append(f"The last stack of the job: {self.last_stack.missing}")
         if self.buffer is None:
             found.append("Calls and phases: the witness was busy with earlier executions and had no memory free")
         return found
+
+
+def _left_early(recorded: recording.Recording | None) -> bool:
+    """Whether the horse left in the middle of the job: by ``os._exit(0)``, which RQ takes for the job's end."""
+    return bool(recorded is not None and recorded.phases and recorded.phases[-1].name in ("import", "body"))
 
 
 def _outcome(word: str) -> Outcome:

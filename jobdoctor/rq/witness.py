@@ -25,6 +25,7 @@ from redis.retry import Retry
 
 from jobdoctor import config
 from jobdoctor.capture import recorder
+from jobdoctor.capture.cgroup import MemoryWatch, groups_of
 from jobdoctor.capture.layout import HEADER_BYTES
 from jobdoctor.capture.lock_observer import LockObserver
 from jobdoctor.capture.profile_policy import ProfilePolicy
@@ -53,6 +54,7 @@ _MESSAGES = msgpack.Decoder(Begun | Ended | Lost)
 def main(line: socket.socket, setting: Setting) -> None:
     """What the forked process does; returns when it is to end."""
     _settle(line)
+    line.setblocking(False)  # recv_fds does not pass its flags on (Python 3.11)
     connection = _own(setting.connection)
     Witness(line, setting, connection).run()
 
@@ -128,6 +130,7 @@ class Witness:
             setting.worker_pid,
             dict(settings.slo_ms),
             self.observer,
+            MemoryWatch(groups_of()),
         )
         self.watches: dict[int, ExecutionWatch] = {}
         self._retry_s = 0.0
@@ -210,7 +213,8 @@ class Witness:
         if isinstance(message, Begun):
             buffer = self.setting.memories[message.memory].buffer if message.memory >= 0 else None
             ask = time.monotonic() >= self._retry_s
-            watch = ExecutionWatch(message, data or message.data, buffer, self.around, ask=ask)
+            crash_log = self.setting.crash_logs[message.memory] if buffer is not None else None
+            watch = ExecutionWatch(message, data or message.data, buffer, crash_log, self.around, ask=ask)
             if message.number <= self.setting.told_again:
                 watch.missing.append("Samples from its beginning: the witness died, and another one took its place")
             self.watches[message.number] = watch
@@ -292,6 +296,9 @@ class Witness:
         self.observer.close()
         for memory in self.setting.memories:
             memory.close()
+        for crash_log in self.setting.crash_logs:
+            if crash_log is not None:
+                crash_log.remove()
 
 
 class _quietly:  # noqa: N801 -- reads as a word

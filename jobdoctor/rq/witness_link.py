@@ -16,6 +16,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+from jobdoctor.capture.crash_log import CrashLog
 from jobdoctor.capture.memory import Memory
 from jobdoctor.rq.messages import ANSWERS, COPIED_BYTES, ENCODER, INLINE_BYTES, Answer, Begun, Ended, Lost
 
@@ -42,6 +43,7 @@ class Setting(NamedTuple):
     memories: Sequence[Memory]
     worker_pid: int
     told_again: int  # executions up to this number were told to a witness that died
+    crash_logs: Sequence[CrashLog | None] = ()  # of the memories
 
 
 class _Sent:
@@ -67,6 +69,7 @@ class WitnessLink:
         queues: list[str],
         memories: Sequence[Memory],
         main: Callable[[socket.socket, Setting], None],
+        crash_logs: Sequence[CrashLog | None] = (),
     ) -> None:
         self.owner = os.getpid()
         self.pid = 0  # of the witness; 0: there is none
@@ -75,9 +78,10 @@ class WitnessLink:
         self.lost = 0  # not told yet
         self._said: list[tuple[str, str]] = []
         self.memories = memories
+        self.crash_logs = crash_logs
         self._profiles: dict[str, bool] = {}
         self._main = main
-        self._setting = Setting(connection, worker, queues, memories, self.owner, 0)
+        self._setting = Setting(connection, worker, queues, memories, self.owner, 0, crash_logs)
         self._socket: socket.socket | None = None
         self._starts: deque[float] = deque(maxlen=STARTS)
         self._number = 0

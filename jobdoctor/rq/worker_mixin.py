@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Any
 import rq.worker
 from rq.job import Job
 
+from jobdoctor.capture import crash_log
+from jobdoctor.capture.exits import note_exits
 from jobdoctor.capture.recorder import Recorder
 from jobdoctor.model import WorkerKind
 from jobdoctor.rq import stamps
@@ -50,6 +52,7 @@ class WorkerMixin(_Base):
     _horse: Horse | None = None
     _recording_state: WorkerState | None = None
     _dequeued_ns: int = 0
+    _forced_to_stop: bool = False
 
     # ------------------------------------------------------------------------------------------------------ the worker
 
@@ -178,14 +181,21 @@ class WorkerMixin(_Base):
             taken.exited_ns = time.perf_counter_ns()
         return reaped
 
+    def request_force_stop(self, *args: Any, **kwargs: Any) -> Any:
+        self._forced_to_stop = True  # told twice to stop, RQ takes its horse down with it
+        try:
+            return super().request_force_stop(*args, **kwargs)
+        finally:
+            self._forced_to_stop = False
+
     def kill_horse(self, *args: Any, **kwargs: Any) -> Any:
         taken = self._taken
         if taken is not None:
             with taken.guard("kill_horse"):
                 if self._stopped_job_id == taken.job.id:
                     taken.killed_by_us = "stopped"
-                elif not args and not kwargs and not getattr(self, "_shutdown_requested_date", None):
-                    taken.killed_by_us = "timeout"
+                elif not args and not kwargs:
+                    taken.killed_by_us = "shutdown" if self._forced_to_stop else "timeout"
         return super().kill_horse(*args, **kwargs)
 
     def handle_work_horse_killed(self, *args: Any, **kwargs: Any) -> Any:
@@ -208,6 +218,10 @@ class WorkerMixin(_Base):
             if taken.memory is None:
                 return None
             horse: Horse | None = Horse(Recorder(taken.memory.buffer), taken.id, guard, taken.profile_path)
+            with guard("crash log"):
+                log = taken.state.crash_logs[taken.memory_index]
+                if log is not None:
+                    crash_log.arm(log.descriptor)
         elif disabled():
             return None
         else:
@@ -216,7 +230,11 @@ class WorkerMixin(_Base):
                 with guard("probes"):
                     install_probes()
                 stamps.install()
-        return horse if horse is not None and horse.begin() else None
+        if horse is None or not horse.begin():
+            return None
+        with guard("exits"):
+            note_exits(horse.recorder)
+        return horse
 
     def perform_job(self, job: Job, *args: Any, **kwargs: Any) -> Any:
         horse, taken = self._horse, self._taken

@@ -12,12 +12,14 @@ from msgspec.structs import replace
 
 from jobdoctor.capture import recorder, recording
 from jobdoctor.capture.assemble import ExecutionFacts, Observation, assemble
+from jobdoctor.capture.cgroup import MemoryFacts
 from jobdoctor.capture.recorder import Recorder
 from jobdoctor.capture.sampler import Sampler, rusage_of, wait_and_sample
 from jobdoctor.model import Execution, LockWait, Phase, ProbeStatus, ResultInfo, Rusage, Sample
 from tests.capture.test_recorder import FakeClock, query
 
 EPOCH = 1_767_225_600_000_000_000
+OOM = MemoryFacts(oom_kills=1, watched="cgroup")
 DB = "postgresql://db/app"
 
 
@@ -230,8 +232,8 @@ def test_a_horse_that_was_killed_inside_a_call() -> None:
     ("fields", "outcome", "cause"),
     [
         ({"wait_status": signal.SIGKILL}, "killed", "signal"),
-        ({"wait_status": signal.SIGKILL, "oom_kills": 1}, "killed", "oom"),
-        ({"wait_status": signal.SIGKILL, "oom_kills": 1, "killed_by_us": "timeout"}, "timeout", "timeout"),
+        ({"wait_status": signal.SIGKILL, "memory": OOM}, "killed", "oom"),
+        ({"wait_status": signal.SIGKILL, "memory": OOM, "killed_by_us": "timeout"}, "timeout", "timeout"),
         ({"wait_status": signal.SIGKILL}, "stopped", "stopped"),
         ({"wait_status": signal.SIGSEGV}, "killed", "segfault"),
         ({"wait_status": 3 << 8}, "killed", "exit"),

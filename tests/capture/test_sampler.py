@@ -208,7 +208,6 @@ class TestGone:
         with Sampler(pid) as watched:
             done = wait_and_sample(pid, watched)
         assert os.WTERMSIG(done[1]) == signal.SIGKILL
-        assert watched.oom_kills() >= 0
 
 
 class TestWaiting:

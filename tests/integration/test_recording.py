@@ -101,7 +101,8 @@ def test_a_timeout(redis_client: redis.Redis) -> None:
     assert execution.exception is not None
     assert execution.exception.type_name == "rq.timeouts.JobTimeoutException"
     assert execution.timeout_s == 1
-    assert execution.death is None
+    assert execution.death is not None
+    assert (execution.death.cause, execution.death.signal, execution.death.exit_code) == ("timeout", 0, None)
 
 
 @pytest.mark.parametrize("kind", ["fork", "simple"])

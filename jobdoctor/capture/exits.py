@@ -1,0 +1,43 @@
+"""Notes where the application calls ``os._exit`` in a work horse: nothing else is left of such an end."""
+
+from __future__ import annotations
+
+import functools
+import os
+import sys
+from types import FrameType
+from typing import NoReturn
+
+from jobdoctor.capture import callsites
+from jobdoctor.capture.foreign import foreign
+from jobdoctor.capture.last_stack import frames_of
+from jobdoctor.capture.outside_stack import RawFrame
+from jobdoctor.capture.recorder import Recorder
+
+
+def note_exits(rec: Recorder) -> None:
+    """From now on, in this process: a call of ``os._exit`` by the application leaves a note of its stack. RQ's own
+    call, with which every forked horse ends, does not."""
+    original = os._exit
+    own = os.getpid()
+
+    @functools.wraps(original)
+    def _exit(status: int) -> NoReturn:
+        try:
+            if os.getpid() == own and callsites.is_application(sys._getframe(1).f_code.co_filename):
+                rec.note("raised_at", stack=frames_of(_frames(1)), limits={})
+        except Exception as error:
+            if foreign(error):
+                raise
+        original(status)
+
+    os._exit = _exit
+
+
+def _frames(skip: int) -> list[RawFrame]:
+    frame: FrameType | None = sys._getframe(skip + 1)
+    found: list[RawFrame] = []
+    while frame is not None:
+        found.append(RawFrame(frame.f_code.co_filename, frame.f_lineno, callsites.function_name(frame.f_code)))
+        frame = frame.f_back
+    return found

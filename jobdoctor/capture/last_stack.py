@@ -1,0 +1,175 @@
+"""The last known Python stack of a process that may be killed at any moment, looked at from outside now and then.
+
+Each look costs the one who looks about 0.1 ms and the process nothing. Short executions are not looked at.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterable
+from types import TracebackType
+
+from msgspec import Struct, field
+
+from jobdoctor.capture import callsites
+from jobdoctor.capture.foreign import foreign
+from jobdoctor.capture.outside_stack import RawFrame, StackReader, UnreadableError
+from jobdoctor.model import StackFrame
+
+#: Seconds into the execution until the first look; then a tenth of what has passed, within bounds.
+FIRST_LOOK_S = 0.1
+LAST_INTERVAL_S = 1.0
+_INTERVAL_SHARE = 0.1
+#: A process that grew by this much since the last look is looked at at once: it may be about to be killed for it.
+GROWTH_BYTES = 64 * 1024 * 1024
+#: Frames kept, innermost first; other threads, and frames of each.
+FRAMES = 24
+THREADS = 3
+_THREAD_FRAMES = 8
+
+_OWN = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
+_OWN_RQ = os.path.join(_OWN, "rq") + os.sep
+
+#: What strikes between two lines of the job: the handler of RQ's timeout, the profiler.
+_INTERRUPTIONS = (f"{os.sep}rq{os.sep}timeouts.py", f"{os.sep}pyinstrument{os.sep}")
+#: The limits of a process that end it or make its calls fail, as /proc names them, and as programs do.
+_LIMITS = {
+    "Max cpu time": "RLIMIT_CPU",
+    "Max file size": "RLIMIT_FSIZE",
+    "Max data size": "RLIMIT_DATA",
+    "Max address space": "RLIMIT_AS",
+}
+
+
+class SeenStack(Struct, frozen=True):
+    """What the last look saw. Instants are nanoseconds of the performance counter."""
+
+    stack: list[StackFrame]  # innermost first
+    seen_ns: int
+    since_ns: int  # the first of the looks, one after the other, that found the application at the same line
+    threads: list[list[StackFrame]] = field(default_factory=list)
+
+
+class LastStack:
+    """Looks at one process. Nothing is opened before the first look."""
+
+    def __init__(self, pid: int, *, spawned: bool = False) -> None:
+        self.pid = pid
+        self.missing = ""  # why there is no stack, when there should be one
+        self.seen: SeenStack | None = None
+        self.limits: dict[str, int] = {}  # of the process, those that are set
+        self.spent_ns = 0
+        self._spawned = spawned
+        self._reader: StackReader | None = None
+        self._due_ns = int(FIRST_LOOK_S * 1e9)
+        self._rss_bytes = 0
+
+    def tick(self, elapsed_ns: int, rss_bytes: int = 0) -> None:
+        """Looks when it is time to, ``elapsed_ns`` after the process began. Never raises by itself."""
+        if elapsed_ns < self._due_ns and (not self._rss_bytes or rss_bytes < self._rss_bytes + GROWTH_BYTES):
+            self._rss_bytes = self._rss_bytes or rss_bytes
+            return
+        self._rss_bytes = rss_bytes
+        interval_ns = max(FIRST_LOOK_S * 1e9, min(LAST_INTERVAL_S * 1e9, elapsed_ns * _INTERVAL_SHARE))
+        self._due_ns = elapsed_ns + int(interval_ns)
+        self.look()
+
+    def look(self) -> None:
+        """Looks now. Never raises by itself."""
+        if self.missing:
+            return
+        began = time.perf_counter_ns()
+        try:
+            if self._reader is None:
+                self._reader = StackReader(self.pid, spawned=self._spawned)
+            self._remember(self._reader, began)
+            self.limits = limits_of(self.pid) or self.limits
+        except ProcessLookupError:
+            pass  # it ended meanwhile
+        except UnreadableError as error:
+            self.missing = str(error)
+        except Exception as error:
+            if foreign(error):
+                raise
+            self.missing = f"the look failed: {type(error).__name__}"
+        self.spent_ns += time.perf_counter_ns() - began
+
+    def _remember(self, reader: StackReader, now: int) -> None:
+        stack = frames_of(reader.stack())
+        if not stack:
+            return  # it was on its way from one frame to the next, or is gone: what was seen before stays
+        since = now
+        if self.seen is not None and _place(stack) == _place(self.seen.stack):
+            since = self.seen.since_ns
+        threads = [frames_of(each)[:_THREAD_FRAMES] for each in reader.other_stacks(THREADS)]
+        self.seen = SeenStack(stack, now, since, [each for each in threads if any(one.application for one in each)])
+
+    def close(self) -> None:
+        """Closes what is open. What was seen stays."""
+        if self._reader is not None:
+            self._reader.close()
+            self._reader = None
+
+
+def _place(stack: list[StackFrame]) -> tuple[str, str]:
+    """Where the application is: its innermost line, or the innermost one at all."""
+    for frame in stack:
+        if frame.application:
+            return frame.callsite, frame.function
+    return stack[0].callsite, stack[0].function
+
+
+def frames_of(raw: Iterable[RawFrame]) -> list[StackFrame]:
+    """The job's part of a stack, innermost first: without what called the job, and without frames of ours."""
+    frames: list[StackFrame] = []
+    for each in raw:
+        if each.filename.startswith(_OWN):
+            if each.filename.startswith(_OWN_RQ):
+                break  # from here on it is the worker
+            continue
+        if not frames and any(part in each.filename for part in _INTERRUPTIONS):
+            continue
+        frames.append(
+            StackFrame(
+                callsites.place(each.filename, each.line), each.function, callsites.is_application(each.filename)
+            )
+        )
+    last = max((index for index, frame in enumerate(frames) if frame.application), default=len(frames) - 1)
+    return _bounded(frames[: last + 1])
+
+
+def _bounded(frames: list[StackFrame]) -> list[StackFrame]:
+    """At most FRAMES of them, with the innermost application frame among them."""
+    if len(frames) <= FRAMES:
+        return frames
+    first = next((index for index, frame in enumerate(frames) if frame.application), 0)
+    if first < FRAMES:
+        return frames[:FRAMES]
+    half = FRAMES // 2
+    return frames[:half] + frames[first : first + half]
+
+
+def frames_of_traceback(traceback: TracebackType | None) -> list[StackFrame]:
+    """The job's part of the stack on which an exception was raised, innermost first."""
+    raw: list[RawFrame] = []
+    while traceback is not None:
+        code = traceback.tb_frame.f_code
+        raw.append(RawFrame(code.co_filename, traceback.tb_lineno or 0, callsites.function_name(code)))
+        traceback = traceback.tb_next
+    return frames_of(reversed(raw))
+
+
+def limits_of(pid: int | str) -> dict[str, int]:
+    """The limits that are set for a process, bytes or seconds by name: ``{"RLIMIT_AS": 536870912}``."""
+    found: dict[str, int] = {}
+    try:
+        with open(f"/proc/{pid}/limits", encoding="ascii", errors="replace") as limits:
+            for line in limits:
+                name = _LIMITS.get(line[:26].strip())
+                value = line[26:].split()[0] if name else ""
+                if name and value.isdigit():
+                    found[name] = int(value)
+    except (OSError, IndexError):
+        pass
+    return found
