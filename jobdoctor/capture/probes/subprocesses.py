@@ -1,4 +1,5 @@
-"""Waiting for child processes: ``subprocess`` and ``os.system``. The program's name is kept, its arguments are not."""
+"""Waiting for child processes: ``subprocess``, asyncio's, ``multiprocessing`` and ``os.system``. The program's name is
+kept, its arguments are not."""
 
 from __future__ import annotations
 
@@ -7,7 +8,7 @@ import shlex
 from types import ModuleType
 from typing import Any, ClassVar
 
-from jobdoctor.capture.probes.base import Probe, recorded
+from jobdoctor.capture.probes.base import Probe, recorded, recorded_async
 from jobdoctor.capture.recorder import Call, Recorder
 
 
@@ -22,7 +23,7 @@ def program(command: Any) -> str:
             first = command
         else:
             first = next(iter(command))
-        return os.path.basename(os.fsdecode(first))[:80] or "process"
+        return os.path.basename(os.fsdecode(first)).rstrip(";&|")[:80] or "process"
     except Exception:
         return "process"
 
@@ -40,18 +41,41 @@ def _begin_system(rec: Recorder, args: tuple[Any, ...], kwargs: dict[str, Any]) 
     return rec.begin(rec.shape("subprocess", "system", name, library="os", effect="unknown"))
 
 
+def _begin_asyncio_wait(rec: Recorder, args: tuple[Any, ...], _kwargs: dict[str, Any]) -> Call | None:
+    process = args[0]
+    if process.returncode is not None:
+        return None
+    started = process._transport.get_extra_info("subprocess")
+    shape = rec.shape("subprocess", "wait", program(getattr(started, "args", ())), library="asyncio", effect="unknown")
+    return rec.begin(shape)
+
+
+def _begin_join(rec: Recorder, args: tuple[Any, ...], _kwargs: dict[str, Any]) -> Call | None:
+    process = args[0]
+    if process._popen is None or process._popen.returncode is not None:
+        return None
+    name = type(process).__qualname__  # its target is forgotten once it has started
+    return rec.begin(rec.shape("subprocess", "join", name, library="multiprocessing", effect="unknown"))
+
+
 class SubprocessProbe(Probe):
     """Waits for a child: ``run``, ``call`` and ``check_output`` come through these methods."""
 
     channel: ClassVar[str] = "subprocess"
     library: ClassVar[str] = "subprocess"
-    modules: ClassVar[tuple[str, ...]] = ("subprocess", "os")
+    modules: ClassVar[tuple[str, ...]] = ("subprocess", "os", "asyncio.subprocess", "multiprocessing.process")
 
     def patch(self, module: ModuleType) -> None:
         """Replace the methods that wait."""
         m: Any = module
-        if module.__name__ == "os":
-            self.replace(module, "system", lambda original: recorded(original, _begin_system))
-            return
-        self.replace(m.Popen, "wait", lambda original: recorded(original, _begin_wait))
-        self.replace(m.Popen, "communicate", lambda original: recorded(original, _begin_wait))
+        match module.__name__:
+            case "os":
+                self.replace(module, "system", lambda original: recorded(original, _begin_system))
+            case "multiprocessing.process":
+                self.replace(m.BaseProcess, "join", lambda original: recorded(original, _begin_join))
+            case "asyncio.subprocess":
+                for name in ("wait", "communicate"):
+                    self.replace(m.Process, name, lambda original: recorded_async(original, _begin_asyncio_wait))
+            case _:
+                for name in ("wait", "communicate"):
+                    self.replace(m.Popen, name, lambda original: recorded(original, _begin_wait))

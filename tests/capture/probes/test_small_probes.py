@@ -7,6 +7,7 @@ import builtins
 import gc
 import importlib
 import io
+import multiprocessing
 import os
 import shutil
 import smtplib
@@ -58,6 +59,33 @@ def test_processes(record: Record) -> None:
     assert groups["echo"].count == 1
     assert (groups["true"].operation, groups["true"].count) == ("system", 1)
     assert groups["sleep"].error_types == {"subprocess.TimeoutExpired": 1}
+    assert "secret" not in str(recorded.recording)
+
+
+def test_processes_of_asyncio_and_multiprocessing(record: Record) -> None:
+    async def work() -> None:
+        process = await asyncio.create_subprocess_exec("sleep", "0.05")
+        assert await process.wait() == 0
+        assert await process.wait() == 0
+        shell = await asyncio.create_subprocess_shell(
+            "cat; echo secret", stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
+        )
+        assert (await shell.communicate(b"a "))[0] == b"a secret\n"
+
+    with record() as recorded:
+        asyncio.run(work())
+        child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(0.05,))
+        child.start()
+        child.join()
+        child.join()
+    slept, echoed, joined = recorded.of("subprocess")
+    assert (slept.library, slept.fingerprint, slept.count) == ("asyncio", "sleep", 1)
+    assert (echoed.library, echoed.fingerprint, echoed.count) == ("asyncio", "cat", 1)
+    assert slept.total_ns > 30_000_000
+    assert (joined.library, joined.operation, joined.fingerprint, joined.count) == (
+        "multiprocessing", "join", "ForkProcess", 1,
+    )  # fmt: skip
+    assert joined.total_ns > 30_000_000
     assert "secret" not in str(recorded.recording)
 
 
