@@ -111,6 +111,7 @@ _COMPARES = re.compile(
     r"(?:[=<>,(+|]|\b(?:like|ilike|in|values|set|between|and|returning|then|else))\s*\Z", re.IGNORECASE
 )
 
+_SET = re.compile(r"\bset\Z", re.IGNORECASE)
 #: What may stand before a string's opening quote and belongs to it.
 _PREFIX = re.compile(r"(?<![\w$])(?:[eEbBxXnNrR]|[uU]&)(?=\?)")
 _LIST_OPENS = re.compile(r"(?:\b(?:values?|in)|\)\s*,)\s*\Z", re.IGNORECASE)
@@ -233,6 +234,8 @@ def _quoted(match: re.Match[str], text: str, values: list[str]) -> str:
     # A qualified name, or a list of names, is not a value; a bare word that something is compared with may be one.
     if following != "." and not preceding.endswith(".") and _COMPARES.search(preceding):
         before = preceding.rstrip()
+        if _SET.search(before) and text[match.end() : match.end() + 4].lstrip().startswith("="):
+            return token  # what is set is a column
         if before[-1:] not in {",", "("} or _in_values(text, match.start()):
             values.append(token)
             return "?"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import re
 import time
 
@@ -23,6 +24,7 @@ def same(*statements: str) -> bool:
     ("statement", "expected"),
     [
         ("SELECT * FROM orders WHERE id = 42", "SELECT * FROM orders WHERE id = ?"),
+        ('UPDATE "o" SET "name" = %s, "total" = "x"', 'UPDATE "o" SET "name" = ?, "total" = ?'),
         ("SELECT * FROM orders WHERE id = -42", "SELECT * FROM orders WHERE id = ?"),
         ("SELECT * FROM t1 WHERE a1 = 'it''s' -- why\n AND b = 1e-5", "SELECT * FROM t1 WHERE a1 = ? AND b = ?"),
         ("/* sqlcommenter='x' */ SELECT  1\n\tFROM t;", "SELECT ? FROM t"),
@@ -256,6 +258,10 @@ def test_url_never_raises(text: str) -> None:
     assert fingerprint.url("GET", text).template.startswith("GET ")
 
 
+#: What a template keeps, or might.
+WORDS = ("order", "v1", "v12", "v1beta2", "oauth2", "s3", "s4", "sha256", "sha2", "b2b", "deadbeef12", "é12", "v3.1")
+
+
 # --------------------------------------------------------------------------------------------------------------- Redis
 
 
@@ -288,6 +294,39 @@ def test_no_id_and_no_value_survives_in_a_redis_shape(key: str, value: str) -> N
     assert "zqx" not in shape
     assert not re.search(r"\d", shape)
     assert shape.startswith("HSET order:")
+
+
+# ----------------------------------------------------------------------------------------------------------- skeletons
+
+
+@given(st.lists(st.one_of(identifiers, st.sampled_from(WORDS)), min_size=1, max_size=4).map(":".join), st.randoms())
+def test_texts_of_one_skeleton_have_one_template(key: str, random: random.Random) -> None:
+    other = re.sub(r"[0-9]", lambda _: random.choice("0123456789"), key)
+    if fingerprint.skeleton(key) == fingerprint.skeleton(other):
+        templates = []
+        for text in (key, other):
+            fingerprint._keys._entries.clear()
+            templates.append(fingerprint.redis_key(text))
+        assert templates[0] == templates[1]
+
+
+@pytest.mark.parametrize(
+    ("one", "other"), [("api:v1:7", "api:v2:7"), ("s3:7", "s4:7"), ("oauth2:token", "oauth1:token")]
+)
+def test_what_a_template_keeps_is_in_the_skeleton(one: str, other: str) -> None:
+    assert fingerprint.skeleton(one) != fingerprint.skeleton(other)
+    assert fingerprint.redis_key(one) != fingerprint.redis_key(other)
+    assert fingerprint.skeleton(one) == fingerprint.skeleton(one.replace("7", "8"))
+
+
+def test_a_loop_over_ids_has_one_template_and_distinct_urls() -> None:
+    shapes = [fingerprint.url("GET", f"http://h:8{number}/v1/orders/{number}?page={number}") for number in (11, 22)]
+    assert [shape.template for shape in shapes] == [
+        "GET http://h:811/v1/orders/{}?page",
+        "GET http://h:822/v1/orders/{}?page",
+    ]
+    assert shapes[0].distinct != shapes[1].distinct
+    assert fingerprint.url("GET", "http://h/v2/orders/1").template == "GET http://h/v2/orders/{}"
 
 
 # ------------------------------------------------------------------------------------------------------------ messages
