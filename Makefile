@@ -26,8 +26,20 @@ lint: $(STAMP) ## Check style and types
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 
-bench: $(STAMP) ## Measure what recording costs
-	$(BIN)/python benchmarks/overhead.py $(BENCH)
+# Other agents have an environment of their own: they ask for older libraries.
+AGENTS := $(VENV)/agents
+
+bench: $(STAMP) $(AGENTS)/.installed ## Measure what recording costs, and what other agents do
+	$(BIN)/python -m benchmarks --python $(AGENTS)/bin/python $(BENCH)
+
+$(AGENTS)/.installed: $(STAMP) benchmarks/agents.txt
+	@test -x $(AGENTS)/bin/python || $(PYTHON) -m venv $(AGENTS)
+	@grep -Eiv '^(sqlalchemy|wrapt)==' constraints.txt > $(AGENTS)/constraints.txt
+	@$(AGENTS)/bin/python -m pip install -qq --disable-pip-version-check -c constraints.txt pip
+	@$(AGENTS)/bin/python -m pip install -qq --disable-pip-version-check -c $(AGENTS)/constraints.txt -e '.[demo]' 'wrapt<2' 'SQLAlchemy<2.1'
+	@$(AGENTS)/bin/python -m pip install -qq --disable-pip-version-check -c $(AGENTS)/constraints.txt -r benchmarks/agents.txt \
+		|| echo "The other agents could not be installed: they are left out"
+	@touch $@
 
 clean: ## Remove .venv and what the tools left behind
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist

@@ -7,7 +7,7 @@ import os
 import signal
 from collections.abc import Iterator
 
-from sample_app import cache, db, seed, servers
+from sample_app import cache, clients, db, seed, servers
 
 DATABASE = "jobdoctor_bench"
 
@@ -25,9 +25,23 @@ def started_shop(latency_ms: float) -> Iterator[str]:
             SHOP_DATABASE_URL=stack.enter_context(servers.own_database(server, DATABASE)),
             SHOP_UPSTREAM_URL=stack.enter_context(servers.started_upstream(latency_ms)),
         )
+        _forget_connections()
         seed.seed(db.engine(), cache.cache())
         db.engine().dispose()
         yield redis_url
+
+
+def _forget_connections() -> None:
+    """Those to the servers of an earlier measurement in the same process."""
+    for made in (
+        db.engine,
+        db.reporting_engine,
+        db.threaded_engine,
+        cache.cache,
+        clients.http,
+        clients.mail_gateway,
+    ):
+        made.cache_clear()
 
 
 def _end(number: int, _frame: object) -> None:
