@@ -350,6 +350,16 @@ CASES: list[Case] = [
         _tidy("catalog.reindex_product_once", lambda shop, n: _edit_thrice(shop.product_edited_debounced, n)),
     ),
     Case(
+        "JD802",
+        Load("shipping.check_addresses", lambda shop, n: shop.addresses_checked(_day(n))),
+        _tidy("shipping.report_addresses", lambda shop, n: shop.addresses_reported(_day(n))),
+    ),
+    Case(
+        "JD803",
+        Load("shipping.tariffs", lambda shop, n: shop.tariff_page(), rounds=7),
+        _tidy("shipping.keep_tariffs", lambda shop, n: shop.tariffs_changed(), rounds=3),
+    ),
+    Case(
         "JD804",
         Load("customers.normalise_phone", lambda shop, n: shop.phone_entered(f"0049 (0) 30 - {n:06}"), rounds=10),
         _tidy("customers.normalise_phones", lambda shop, n: shop.phones_imported(n)),

@@ -94,6 +94,14 @@ def customs_form(shipment_id: int, timeout_s: float = TIMEOUT) -> str:
     return form
 
 
+def rate_to(country: str) -> str:
+    """What the carrier takes for a parcel to a country."""
+    answer = http().get(f"{upstream_url()}/rates/{country}", timeout=TIMEOUT)
+    answer.raise_for_status()
+    rate: str = answer.json()["rate"]
+    return rate
+
+
 def offer(sku: str, cents: int) -> int:
     """Offers an article on the marketplace; gives the price at which it is listed."""
     answer = http().put(f"{upstream_url()}/market/{sku}", json={"cents": cents}, timeout=TIMEOUT)

@@ -209,6 +209,18 @@ class Shop:
         cache().set(f"price:{sku}", cents)
         return [self.tidy.enqueue(catalog.push_offer_once, sku)]
 
+    def addresses_checked(self, day: str) -> list[Job]:
+        return [self.default.enqueue(shipping.check_addresses, day)]
+
+    def addresses_reported(self, day: str) -> list[Job]:
+        return [self.tidy.enqueue(shipping.report_addresses, day)]
+
+    def tariff_page(self) -> list[Job]:
+        return [self.default.enqueue(shipping.tariffs, ["AT", "FR"])]
+
+    def tariffs_changed(self) -> list[Job]:
+        return [self.tidy.enqueue(shipping.keep_tariffs, ["AT", "FR"])]
+
     def declare(self, shipment_id: int) -> list[Job]:
         return [self.default.enqueue(shipping.declare_parcel, shipment_id, job_timeout=1)]
 

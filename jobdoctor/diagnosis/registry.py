@@ -48,6 +48,8 @@ RULES: dict[str, tuple[str, str]] = {
     "JD702": ("queue.underprovisioned", "Underprovisioned"),
     "JD703": ("queue.mixed_durations", "MixedDurations"),
     "JD801": ("trigger.duplicate_enqueues", "DuplicateEnqueues"),
+    "JD802": ("trigger.no_effect", "NoEffect"),
+    "JD803": ("trigger.unchanged_result", "UnchangedResult"),
     "JD804": ("trigger.too_small_to_queue", "TooSmallToQueue"),
     "JD805": ("trigger.enqueue_storm", "EnqueueStorm"),
     "JD806": ("trigger.circular_trigger", "CircularTrigger"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import time
 
 import requests
@@ -121,3 +122,36 @@ def declare_or_postpone(shipment_id: int) -> str:
 def _declared(shipment_id: int, form: str) -> str:
     cache().set(f"customs:{shipment_id}", form)
     return form
+
+
+def check_addresses(day: str) -> None:
+    """Looks for parcels of a day without an address."""
+    _without_address(day)
+
+
+def report_addresses(day: str) -> dict[str, int]:
+    """Looks for parcels of a day without an address, and says how many there are."""
+    found, looked_at = _without_address(day)
+    return {"parcels": looked_at, "without_address": len(found)}
+
+
+def _without_address(day: str) -> tuple[list[int], int]:
+    with db.new_session() as session:
+        orders = session.execute(
+            select(Order.id, Customer.country)
+            .join(Customer, Customer.id == Order.customer_id)
+            .where(Order.day >= dt.date.fromisoformat(day))
+        ).all()
+    return [order_id for order_id, country in orders if not country], len(orders)
+
+
+def tariffs(countries: list[str]) -> dict[str, str]:
+    """What a parcel costs to each country; enqueued by each page that shows it."""
+    return {country: clients.rate_to(country) for country in countries}
+
+
+def keep_tariffs(countries: list[str]) -> dict[str, str]:
+    """What a parcel costs to each country, kept for the pages that show it; enqueued when the carrier changes it."""
+    found = {country: clients.rate_to(country) for country in countries}
+    cache().hset("tariffs", mapping=found)
+    return found

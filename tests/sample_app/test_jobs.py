@@ -52,6 +52,7 @@ SKUS = [f"SKU-{number:05}" for number in range(1, 6)]
         (orders.best_sellers, orders.best_sellers_untidied, [DAY]),
         (reports.seal_invoices, reports.seal_page_by_page, [DAY, 1]),
         (reports.print_invoices, reports.print_one_by_one, [DAY, 1]),
+        (shipping.tariffs, shipping.keep_tariffs, [["AT", "FR"]]),
         (customers.score_segment, customers.score_segment_with_room, [3]),
     ],
 )
@@ -101,6 +102,11 @@ def test_an_offer_echoes_until_the_price_of_others_is_reached(shop_engine: Engin
     tidy = SimpleWorker([shop.tidy], connection=redis_client)
     assert tidy.work(burst=True)
     assert len(shop.tidy.finished_job_registry) == 1
+
+
+def test_addresses_are_looked_at_and_only_one_job_says_so(shop_engine: Engine) -> None:
+    assert shipping.check_addresses(DAY) is None
+    assert shipping.report_addresses(DAY) == {"parcels": seed.DAYS * seed.ORDERS_A_DAY, "without_address": 0}
 
 
 def test_what_customs_do_not_answer_in_time_is_postponed(shop_engine: Engine) -> None:
