@@ -42,11 +42,11 @@ $(AGENTS)/.installed: $(STAMP) benchmarks/agents.txt
 	@touch $@
 
 clean: ## Remove .venv and what the tools left behind
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist jobdoctor/capture/_accelerator.*.so
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # `pip install --group` needs a newer pip than some Pythons bring: the pinned one goes first.
-$(STAMP): pyproject.toml constraints.txt
+$(STAMP): pyproject.toml constraints.txt hatch_build.py jobdoctor/capture/_accelerator.c
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed: make PYTHON=python3.12"; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "Installing jobdoctor into $(VENV) ..."

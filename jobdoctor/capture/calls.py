@@ -1,4 +1,7 @@
-"""What the recorder counts: shapes of calls, their cells (one for each line that makes them), and calls in progress."""
+"""What the recorder counts: shapes of calls, their cells (one for each line that makes them), and calls in progress.
+
+The accelerator has types of the same names and attributes, for its own recorder.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,7 @@ from jobdoctor.capture.layout import (
 )
 
 if TYPE_CHECKING:
-    from jobdoctor.capture.recorder import Recorder
+    from jobdoctor.capture.reference import PythonRecorder
 
 #: Flags of a call, for ``begin`` and ``end``.
 NO_TIMEOUT = 1
@@ -43,7 +46,7 @@ class Shape:
     """An interned shape of call, good for the execution it was made in. Probes may keep it: a recorder that was reset
     since interns it again by itself."""
 
-    __slots__ = ("cells", "channel", "codes", "generation", "identity", "reference", "sites", "trail")
+    __slots__ = ("cells", "channel", "codes", "generation", "identity", "reference", "trail")
 
     def __init__(self, identity: tuple[str, ...], channel: int, generation: object) -> None:
         self.identity = identity
@@ -52,7 +55,6 @@ class Shape:
         self.reference = 0
         self.cells: dict[int, Cell] = {}  # by code identity and instruction
         self.codes: list[CodeType] = []  # kept alive, so that no other one can have the identity
-        self.sites: dict[tuple[str, str], Cell] = {}
         #: How deep the application frame was, and two code objects on the way: the library's entry and one in between.
         self.trail: tuple[int, CodeType, int, CodeType] | None = None
 
@@ -60,16 +62,15 @@ class Shape:
 class Cell:
     """All calls of one shape from one line."""
 
-    __slots__ = ("at", "begun", "channel", "generation", "index", "params", "recorder")
+    __slots__ = ("at", "begun", "channel", "generation", "index", "recorder")
 
-    def __init__(self, recorder: Recorder, index: int, channel: int) -> None:
+    def __init__(self, recorder: PythonRecorder, index: int, channel: int) -> None:
         self.recorder = recorder
         self.generation = recorder.generation
         self.index = index
         self.at = CELL_WORD + index * CELL_WORDS
         self.channel = channel
         self.begun = 0
-        self.params: set[int] = set()
 
     def add(
         self,
@@ -108,7 +109,7 @@ class Call:
 
     __slots__ = ("cell", "cpu", "ended", "flags", "generation", "params", "recorder", "slot", "start", "thread")
 
-    recorder: Recorder
+    recorder: PythonRecorder
     cell: Cell
     start: int
     cpu: int
@@ -165,4 +166,5 @@ class Call:
                 inside.set(None)
 
 
+#: The recorded call that runs in this thread or task, None outside of one: what is called inside it is part of it.
 inside: ContextVar[Call | None] = ContextVar("jobdoctor_call", default=None)

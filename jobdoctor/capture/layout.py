@@ -2,14 +2,16 @@
 
 Everything is native 64-bit words, aligned, so that a reader in another process sees each word old or new and never
 half-written; variable-length areas are written first and published by their length word afterwards. The whole is
-``SIZE`` bytes (2 MiB), of which only the pages that an execution needs are ever touched.
+``SIZE`` bytes (1 MiB), of which only the pages that an execution needs are ever touched.
+
+The accelerator takes every number from here when it is imported.
 """
 
 from __future__ import annotations
 
 MAGIC = 0x4A4F4244  # "JOBD"
-VERSION = 1
-SIZE = 2 * 1024 * 1024
+VERSION = 2
+SIZE = 1024 * 1024
 WORD = 8
 
 #: In the order of priority for the attribution of wall time: a call that runs inside, or beside, another one of a lower
@@ -35,7 +37,7 @@ HEADER_BYTES = 4096
     C_NEW_CONNECTIONS, C_IDEMPOTENCY, C_BLOCKED, C_CPU_FIRST, C_CPU_FIRST_N, C_CPU_SAMPLED, C_CPU_SAMPLED_N,
 ) = range(28)  # fmt: skip
 CELL_WORDS = 28
-CELLS = 4096
+CELLS = 1024
 #: Kept back for the overflow cell of each channel.
 RESERVED_CELLS = 16
 RESERVED_STRING_BYTES = 8 * 1024
@@ -45,11 +47,11 @@ FLIGHTS = 64
 SPAN_WORDS = 6  # cell, start, duration, thread << 8 | flags, params, rows + 1 (0: not known)
 SPANS = 4096
 TALLY_WORDS = 4  # cell << 1 | kind, reference of the key, count, unused
-TALLIES = 1024
-PHASE_WORDS = 4  # index of the name, ns, CPU of the process ns, run-queue delay of the thread ns
+TALLIES = 512
+PHASE_WORDS = 5  # index of the name, ns, CPU of the process ns, run-queue delay and CPU of the thread ns
 PHASE_MARKS = 128
-STRING_BYTES = 512 * 1024
-NOTE_BYTES = 256 * 1024
+STRING_BYTES = 320 * 1024
+NOTE_BYTES = 192 * 1024
 SECRET_BYTES = 16 * 1024
 
 FLIGHTS_AT = HEADER_BYTES
@@ -69,6 +71,10 @@ TALLY_STATUS = 1
 
 #: The CPU of the first calls of a cell is measured each; of later ones, one in this many.
 CPU_EVERY = 16
-#: Distinct parameter sets counted exactly for each cell, and over all (in the process's own memory: 6 MB at most).
+#: Distinct parameter sets counted exactly for each cell, and over all: three quarters of a table of 128 KiB at most, in
+#: the process's own memory.
 DISTINCT_PER_CELL = 1024
-DISTINCT_TOTAL = 65_536
+DISTINCT_TOTAL = 12_288
+#: How a cell and its parameters become one word: odd numbers without structure (digits of the golden ratio and of pi).
+DISTINCT_FACTOR = 0x9E37_79B9_7F4A_7C15
+DISTINCT_CELL_FACTOR = 0x243F_6A88_85A3_08D3

@@ -114,12 +114,14 @@ class InFlight(Struct, frozen=True):
 
 
 class Mark(Struct, frozen=True):
-    """The beginning of a phase, with the CPU of the process and the run-queue delay of the job's thread until then."""
+    """The beginning of a phase, with the CPU of the process, and the run-queue delay and CPU (0: not known) of the
+    job's thread until then."""
 
     name: str
     at_ns: int
     cpu_ns: int
     runqueue_ns: int
+    thread_cpu_ns: int = 0
 
 
 class Recording(Struct, frozen=True):
@@ -278,7 +280,7 @@ def _marks(words: memoryview) -> list[Mark]:
         at = PHASES_AT // WORD + number * PHASE_WORDS
         index = words[at]
         if 0 <= index < len(PHASES):
-            marks.append(Mark(PHASES[index], words[at + 1], words[at + 2], words[at + 3]))
+            marks.append(Mark(PHASES[index], *words[at + 1 : at + PHASE_WORDS].tolist()))
     return marks
 
 

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from jobdoctor.capture import recorder, recording
+from jobdoctor.capture import recorder, recording, reference
 from jobdoctor.capture.assemble import ExecutionFacts, Observation, assemble
 from jobdoctor.capture.cgroup import MemoryFacts
-from jobdoctor.capture.recorder import Recorder
+from jobdoctor.capture.recorder import PythonRecorder, Recorder
 from jobdoctor.capture.sampler import Sampler, rusage_of, wait_and_sample
 from jobdoctor.model import Execution, LockWait, Phase, ProbeStatus, ResultInfo, Rusage, Sample
 from tests.capture.test_recorder import FakeClock, query
@@ -60,9 +60,9 @@ class Horse:
         self.clock = FakeClock()
         self.cpu = FakeClock()
         self.cpu.now = 0
-        self.rec = Recorder(recorder.open_memory().buffer, self.clock, self.cpu)
+        self.rec = PythonRecorder(recorder.open_memory().buffer, self.clock, self.cpu)
         self.delay = 0
-        self.rec._delay = lambda: self.delay  # type: ignore[method-assign]
+        self.rec._scheduled = lambda: (0, self.delay)  # type: ignore[method-assign]
 
     def mark(self, name: str, at: int, cpu: int = 0, delay: int = 0) -> None:
         self.clock.now = at
@@ -150,11 +150,11 @@ def test_a_whole_execution() -> None:
     assert [sample.at_ns for sample in execution.samples] == [150, 1_000]
     assert execution.not_captured == ["Rows of one cursor: it was never closed"]
     assert execution.death is None
-    assert execution.overhead_ns == 7 + recorder.calibrate()
+    assert execution.overhead_ns == 7 + PythonRecorder.calibrate()
 
 
 def test_waits_beyond_the_log_of_calls_are_not_said_to_be_outside_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(recorder, "SPANS", 1)
+    monkeypatch.setattr(reference, "SPANS", 1)
     waits = [Sample(at, 0, 1_000, 0, "socket") for at in (10_450, 10_550, 10_650, 10_750, 10_850)]
     horse = Horse()
     horse.mark("body", 10_400)

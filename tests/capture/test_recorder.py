@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from jobdoctor.capture import layout, recorder, recording
-from jobdoctor.capture.recorder import Recorder, Shape
+from jobdoctor.capture.recorder import PythonRecorder, Recorder, Shape
 
 
 class FakeClock:
@@ -35,9 +35,19 @@ def clock() -> FakeClock:
     return FakeClock()
 
 
+@pytest.fixture(params=["python", "c"], autouse=True)
+def kind(request: pytest.FixtureRequest) -> type[Recorder]:
+    """Every test here is of both recorders."""
+    if request.param == "python":
+        return PythonRecorder
+    if not recorder.ACCELERATED:
+        pytest.skip("the accelerator was not built")
+    return Recorder
+
+
 @pytest.fixture
-def rec(clock: FakeClock) -> Iterator[Recorder]:
-    made = Recorder(recorder.open_memory().buffer, clock, lambda: clock.now // 10)
+def rec(kind: type[Recorder], clock: FakeClock) -> Iterator[Recorder]:
+    made = kind(recorder.open_memory().buffer, clock, lambda: clock.now // 10, lambda: clock.now // 2)
     recorder.start(made)
     yield made
     recorder.stop()
@@ -117,9 +127,9 @@ class TestCells:
         (group,) = recording.read(rec.buffer).groups
         assert group.count == 2
 
-    def test_counts_stay_exact_and_memory_bounded_over_very_many_calls(self) -> None:
+    def test_counts_stay_exact_and_memory_bounded_over_very_many_calls(self, kind: type[Recorder]) -> None:
         memory = recorder.open_memory()
-        rec = Recorder(memory.buffer)
+        rec = kind(memory.buffer)
         recorder.start(rec)
         try:
             shapes = [query(rec, f"SELECT {number}") for number in range(10)]
@@ -135,7 +145,7 @@ class TestCells:
         assert len(read.spans) == layout.SPANS
         assert read.spans_dropped == 200_000 - layout.SPANS
         assert read.calls == 200_000
-        assert len(memory.buffer) == layout.SIZE == 2 * 1024 * 1024
+        assert len(memory.buffer) == layout.SIZE == 1024 * 1024
         assert layout.END <= layout.SIZE
 
     def test_shapes_without_end_are_counted_in_one_cell_a_channel(self, rec: Recorder, clock: FakeClock) -> None:
@@ -158,10 +168,7 @@ class TestCells:
         assert read.groups[0].fingerprint == "SELECT 0 " + "x" * 10_000
         assert read.groups[-1].fingerprint == recorder.OTHER
 
-    def test_client_side_cpu_is_extrapolated_from_a_sample(
-        self, rec: Recorder, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setattr(recorder, "_thread_time_ns", lambda: clock.now // 2)
+    def test_client_side_cpu_is_extrapolated_from_a_sample(self, rec: Recorder, clock: FakeClock) -> None:
         shape = query(rec)
         for _ in range(16 + 320):
             call(rec, shape, clock, ns=100)
@@ -295,8 +302,8 @@ class TestNesting:
         assert read.channel_ns == {"sql": 20, "http": 10}
         assert sorted(span.thread for span in read.spans) == [0, 1]
 
-    def test_attribution_never_exceeds_the_wall_time(self) -> None:
-        rec = Recorder(recorder.open_memory().buffer)
+    def test_attribution_never_exceeds_the_wall_time(self, kind: type[Recorder]) -> None:
+        rec = kind(recorder.open_memory().buffer)
         recorder.start(rec)
         channels = list(layout.CHANNELS)
 
@@ -366,8 +373,8 @@ class TestNesting:
         assert read.groups[0].count == 1
         assert recording.in_flight(rec.buffer) is None
 
-    def test_a_finalizer_that_records_while_the_recorder_works_does_not_lock_up(self) -> None:
-        rec = Recorder(recorder.open_memory().buffer)
+    def test_a_finalizer_that_records_while_the_recorder_works_does_not_lock_up(self, kind: type[Recorder]) -> None:
+        rec = kind(recorder.open_memory().buffer)
         recorder.start(rec)
         shape = query(rec)
 
@@ -603,17 +610,17 @@ class TestReset:
         recorder.stop()
         assert recorder.current is None
 
-    def test_starting_inside_another_recording_changes_nothing(self, rec: Recorder) -> None:
-        other = Recorder(recorder.open_memory().buffer)
+    def test_starting_inside_another_recording_changes_nothing(self, kind: type[Recorder], rec: Recorder) -> None:
+        other = kind(recorder.open_memory().buffer)
         assert not recorder.start(other)
         assert recorder.current is rec
         assert recording.read(rec.buffer).suppressed == 1
 
 
 class TestMemory:
-    def test_anonymous_memory_is_shared_with_a_forked_child(self) -> None:
+    def test_anonymous_memory_is_shared_with_a_forked_child(self, kind: type[Recorder]) -> None:
         memory = recorder.open_memory()
-        rec = Recorder(memory.buffer)
+        rec = kind(memory.buffer)
         pid = os.fork()
         if pid == 0:
             recorder.start(rec)
@@ -625,13 +632,13 @@ class TestMemory:
         assert read.groups[0].count == 10
         assert read.pid == pid
 
-    def test_a_file_is_private_found_again_and_removed(self, tmp_path: Any) -> None:
+    def test_a_file_is_private_found_again_and_removed(self, kind: type[Recorder], tmp_path: Any) -> None:
         path = str(tmp_path / "memory")
         memory = recorder.open_memory(path)
         assert (memory.path, memory.fallback) == (path, "")
         assert stat.S_IMODE(os.stat(path).st_mode) == 0o600
         again = recorder.open_memory(path)
-        rec = Recorder(again.buffer)
+        rec = kind(again.buffer)
         rec.begin(query(rec)).end()  # type: ignore[union-attr]
         assert recording.read(memory.buffer).groups[0].count == 1
         memory.close()
@@ -672,10 +679,10 @@ class TestMemory:
 
 
 class TestAnyInstant:
-    def test_a_copy_taken_between_any_two_writes_is_readable(self) -> None:
+    def test_a_copy_taken_between_any_two_writes_is_readable(self, kind: type[Recorder]) -> None:
         """The writer runs in a child as fast as it can; the memory is copied at random moments meanwhile."""
         memory = recorder.open_memory()
-        rec = Recorder(memory.buffer)
+        rec = kind(memory.buffer)
         pid = os.fork()
         if pid == 0:
             _write_without_end(rec)
@@ -696,11 +703,13 @@ class TestAnyInstant:
             os.kill(pid, signal.SIGKILL)
             os.waitpid(pid, 0)
 
-    def test_a_killed_writer_leaves_a_readable_recording_with_counts_never_above_the_truth(self) -> None:
+    def test_a_killed_writer_leaves_a_readable_recording_with_counts_never_above_the_truth(
+        self, kind: type[Recorder]
+    ) -> None:
         truth = mmap.mmap(-1, 16)
         begun_and_ended = memoryview(truth).cast("q")
         memory = recorder.open_memory()
-        rec = Recorder(memory.buffer)
+        rec = kind(memory.buffer)
         for _ in range(50):
             begun_and_ended[0] = begun_and_ended[1] = 0
             pid = os.fork()
@@ -755,14 +764,14 @@ def _check(read: recording.Recording) -> None:
 
 
 class TestForeignExceptions:
-    def test_what_a_signal_handler_raises_in_the_recorder_reaches_the_job(self) -> None:
+    def test_what_a_signal_handler_raises_in_the_recorder_reaches_the_job(self, kind: type[Recorder]) -> None:
         class Timeout(Exception):
             pass
 
         def handler(number: int, frame: Any) -> None:
             raise Timeout
 
-        rec = Recorder(recorder.open_memory().buffer)
+        rec = kind(recorder.open_memory().buffer)
         recorder.start(rec)
         shape = query(rec)
         previous = signal.signal(signal.SIGUSR1, handler)
@@ -806,9 +815,9 @@ class TestForeignExceptions:
         rec.mark("body")
 
 
-def test_calibration_gives_a_plausible_cost() -> None:
-    assert 100 < recorder.calibrate() < 1_000_000
-    rec = Recorder(recorder.open_memory().buffer)
+def test_calibration_gives_a_plausible_cost(kind: type[Recorder]) -> None:
+    assert 100 < kind.calibrate() < 1_000_000
+    rec = kind(recorder.open_memory().buffer)
     for _ in range(10):
         rec.begin(query(rec)).end()  # type: ignore[union-attr]
-    assert recording.read(rec.buffer).overhead_ns == 10 * recorder.calibrate()
+    assert recording.read(rec.buffer).overhead_ns == 10 * kind.calibrate()

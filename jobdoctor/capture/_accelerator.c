@@ -1,0 +1,1518 @@
+/* The recorder's hot path in C: what `reference.PythonRecorder` does for each call, on the same memory, word for word.
+
+   `Core` stands before PythonRecorder among the bases of `recorder.Recorder`. What is seldom done (a new shape, a new
+   place, a thread's or a tally's first time) is asked of the Python methods; layout and flags come from their modules.
+
+   Threads: everything that may run Python code, or allocate an object (which may run finalizers), is done before the
+   state is changed; what changes it never gives up the interpreter's lock in between, and so needs none of its own.
+
+   Errors of our own are dropped, like the ones in Python; what a signal handler raised belongs to the job. */
+
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+#include <structmember.h>
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <string.h>
+#include <time.h>
+
+#ifdef Py_GIL_DISABLED
+#error "free-threaded builds of Python use the recorder in Python"
+#endif
+
+/* What this file and reference.py have agreed upon: the names that they use of one another. */
+#define CONTRACT 1
+
+/* ------------------------------------------------------------------------------------------- what Python modules say */
+
+#define LAYOUT(X)                                                                                                      \
+    X(C_BATCHED) X(C_BLOCKED) X(C_CAPPED) X(C_CONCURRENT) X(C_COUNT) X(C_CPU_FIRST) X(C_CPU_SAMPLED) X(C_DISTINCT)     \
+    X(C_ERRORS) X(C_FIRST) X(C_IDEMPOTENCY) X(C_IN_TRANSACTION) X(C_ITEMS) X(C_LAST) X(C_MAX) X(C_MAX_ROWS) X(C_MIN)   \
+    X(C_NEW_CONNECTIONS) X(C_NO_TIMEOUT) X(C_RECEIVED) X(C_ROWS) X(C_ROWS_KNOWN) X(C_SENT) X(C_TOTAL)                  \
+    X(CELL_WORDS) X(CELLS) X(CELLS_AT) X(CPU_EVERY) X(DISTINCT_PER_CELL) X(DISTINCT_TOTAL)                             \
+    X(FLIGHT_WORDS) X(FLIGHTS) X(FLIGHTS_AT) X(H_CHANNELS) X(H_SPANS) X(SIZE) X(SPAN_ERROR) X(SPAN_IN_TRANSACTION)     \
+    X(SPAN_WORDS) X(SPANS) X(SPANS_AT) X(TALLY_ERROR) X(TALLY_STATUS) X(WORD)
+#define FLAGS(X)                                                                                                       \
+    X(BATCHED) X(CONCURRENT) X(COUNTED) X(CPU) X(IDEMPOTENCY_KEY) X(IN_TRANSACTION) X(NEW_CONNECTION) X(NO_TIMEOUT)    \
+    X(PASSTHROUGH)
+#define LIMITS(X) X(PLACES) X(TRAIL_DEPTH)
+
+#define DECLARE(name) static int64_t name;
+LAYOUT(DECLARE)
+FLAGS(DECLARE)
+LIMITS(DECLARE)
+static int64_t channels; /* how many there are */
+static uint64_t distinct_factor, distinct_cell_factor;
+
+#define MOST_CHANNELS 32
+#define MOST_FLIGHTS 256
+#define FIRST_BITS 6 /* of the table of distinct parameters */
+
+static PyObject *inside;          /* calls.inside */
+static PyObject *files;           /* callsites.files: whether a file is the application's */
+static PyObject *beyond_greenlets;
+static PyObject *foreign;
+static PyObject *getframe;        /* sys._getframe */
+static PyObject *perf_counter_ns; /* the clocks that need not be called */
+static PyObject *thread_time_ns;
+static PyObject *modules;         /* sys.modules */
+static PyObject *running_loop;    /* asyncio's, once it was imported */
+static PyObject *current_task;
+
+#define NAMES(X)                                                                                                       \
+    X(_cell_at) X(_get_running_loop) X(_intern) X(_number) X(_other_cell) X(_tally_at) X(asyncio) X(current_task)      \
+    X(params) X(flags) X(passthrough) X(error) X(rows) X(sent) X(received) X(status) X(items) X(blocked_ns)            \
+    X(channel) X(operation) X(fingerprint) X(target) X(library) X(effect) X(relationship) X(unknown)
+#define DECLARE_NAME(name) static PyObject *s_##name;
+NAMES(DECLARE_NAME)
+static PyObject *s_nothing; /* "" */
+
+/* ------------------------------------------------------------------------------------------------------------- types */
+
+typedef struct {
+    PyObject_HEAD
+    Py_buffer view; /* of the memory; words is NULL without one */
+    int64_t *words;
+    PyObject *generation, *clock, *thread_clock, *shapes, *threads, *open;
+    unsigned long ident; /* the thread that called last, and its number */
+    int64_t thread;
+    char silent;
+    int64_t spans, busy, calls_in_flight, top, last, channels_at, places;
+    int64_t flight[MOST_CHANNELS];
+    int64_t slots[MOST_FLIGHTS], free_slots;
+    uint64_t *seen; /* the table of `distinct.Distinct` */
+    int seen_bits;
+    int64_t seen_used;
+} Core;
+
+typedef struct {
+    PyObject_HEAD
+    Core *recorder;
+    PyObject *generation;
+    int64_t index, at, channel, begun;
+    int64_t status, status_at; /* the tally that was used last */
+    PyObject *error_type;
+    int64_t error_at;
+} Cell;
+
+typedef struct {
+    PyCodeObject *code; /* NULL: no application frame */
+    int lasti;
+    Cell *cell; /* NULL: free */
+} Place;
+
+typedef struct {
+    PyObject_HEAD
+    PyObject *identity, *generation;
+    int64_t channel, reference;
+    Place *places; /* open addressing, a power of two */
+    Py_ssize_t room, used;
+    /* How deep the library's entry was, below the application's frame, with its code; and another one in between. */
+    PyObject *entry_depth, *middle_depth;
+    PyCodeObject *entry, *middle;
+} Shape;
+
+typedef struct {
+    PyObject_HEAD
+    Core *recorder;
+    Cell *cell;
+    PyObject *generation;
+    int64_t start, cpu, flags, slot, thread, params;
+    char ended;
+} Call;
+
+static PyTypeObject CoreType, CellType, ShapeType, CallType;
+
+/* ------------------------------------------------------------------------------------------------------------ errors */
+
+static PyObject *
+take_error(void)
+{
+#if PY_VERSION_HEX >= 0x030C0000
+    return PyErr_GetRaisedException();
+#else
+    PyObject *type, *value, *traceback;
+    PyErr_Fetch(&type, &value, &traceback);
+    PyErr_NormalizeException(&type, &value, &traceback);
+    if (value != NULL && traceback != NULL) {
+        PyException_SetTraceback(value, traceback);
+    }
+    Py_XDECREF(type);
+    Py_XDECREF(traceback);
+    return value;
+#endif
+}
+
+static void
+put_error(PyObject *error)
+{
+#if PY_VERSION_HEX >= 0x030C0000
+    PyErr_SetRaisedException(error);
+#else
+    PyObject *traceback = PyException_GetTraceback(error);
+    PyErr_Restore(Py_NewRef((PyObject *)Py_TYPE(error)), error, traceback);
+#endif
+}
+
+/* Drops the error that is set. -1, and it stays set, when it is not ours. */
+static int
+swallow(void)
+{
+    PyObject *error = take_error();
+    if (error == NULL) {
+        return 0;
+    }
+    PyObject *answer = PyObject_CallOneArg(foreign, error);
+    int theirs = answer == NULL ? -1 : PyObject_IsTrue(answer);
+    Py_XDECREF(answer);
+    if (theirs > 0) {
+        put_error(error);
+        return -1;
+    }
+    Py_DECREF(error);
+    if (theirs < 0 && PyErr_ExceptionMatches(PyExc_Exception)) {
+        PyErr_Clear();
+    }
+    return PyErr_Occurred() ? -1 : 0;
+}
+
+/* ------------------------------------------------------------------------------------------------------------ clocks */
+
+static int
+read_clock(PyObject *clock, int64_t *ns)
+{
+#ifdef __linux__ /* where time.perf_counter_ns is CLOCK_MONOTONIC */
+    if (clock == perf_counter_ns || clock == thread_time_ns) {
+        struct timespec now;
+        if (clock_gettime(clock == perf_counter_ns ? CLOCK_MONOTONIC : CLOCK_THREAD_CPUTIME_ID, &now) == 0) {
+            *ns = (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
+            return 0;
+        }
+    }
+#endif
+    PyObject *answer = clock == NULL ? NULL : PyObject_CallNoArgs(clock);
+    if (answer == NULL) {
+        return -1;
+    }
+    *ns = PyLong_AsLongLong(answer);
+    Py_DECREF(answer);
+    return *ns == -1 && PyErr_Occurred() ? -1 : 0;
+}
+
+/* ---------------------------------------------------------------------------------------------- the application frame */
+
+static int
+is_application(PyCodeObject *code)
+{
+    PyObject *known = PyDict_GetItemWithError(files, code->co_filename);
+    if (known != NULL) {
+        return known == Py_True;
+    }
+    if (PyErr_Occurred()) {
+        return -1;
+    }
+    known = PyObject_GetItem(files, code->co_filename); /* found out, and remembered */
+    if (known == NULL) {
+        return -1;
+    }
+    int application = known == Py_True;
+    Py_DECREF(known);
+    return application;
+}
+
+/* The frame that is so many above, NULL (and no error) when the stack is not that deep. */
+static PyFrameObject *
+frame_at(PyObject *depth)
+{
+    PyObject *frame = PyObject_CallOneArg(getframe, depth);
+    if (frame == NULL && PyErr_ExceptionMatches(PyExc_ValueError)) {
+        PyErr_Clear();
+    }
+    return (PyFrameObject *)frame;
+}
+
+static bool
+runs(PyFrameObject *frame, PyCodeObject *expected)
+{
+    PyCodeObject *code = PyFrame_GetCode(frame);
+    Py_DECREF(code); /* the frame keeps it */
+    return code == expected;
+}
+
+/* The application frame where it was the last time, if the way there is the same; else NULL, maybe with an error. */
+static PyFrameObject *
+follow_trail(Shape *shape)
+{
+    PyFrameObject *entry = frame_at(shape->entry_depth), *middle, *found = NULL;
+    if (entry != NULL && runs(entry, shape->entry) && (found = PyFrame_GetBack(entry)) != NULL) {
+        PyCodeObject *code = PyFrame_GetCode(found);
+        int application = is_application(code);
+        Py_DECREF(code);
+        middle = application > 0 ? frame_at(shape->middle_depth) : NULL;
+        if (middle == NULL || !runs(middle, shape->middle)) {
+            Py_CLEAR(found);
+        }
+        Py_XDECREF(middle);
+    }
+    Py_XDECREF(entry);
+    return found;
+}
+
+static int
+leave_trail(Shape *shape, long depth)
+{
+    PyObject *entry_depth = PyLong_FromLong(depth - 1), *middle_depth = PyLong_FromLong(depth / 2);
+    PyFrameObject *entry = entry_depth == NULL ? NULL : frame_at(entry_depth);
+    PyFrameObject *middle = middle_depth == NULL ? NULL : frame_at(middle_depth);
+    if (entry != NULL && middle != NULL) {
+        Py_XSETREF(shape->entry_depth, Py_NewRef(entry_depth));
+        Py_XSETREF(shape->middle_depth, Py_NewRef(middle_depth));
+        Py_XSETREF(shape->entry, PyFrame_GetCode(entry));
+        Py_XSETREF(shape->middle, PyFrame_GetCode(middle));
+    }
+    Py_XDECREF(entry_depth);
+    Py_XDECREF(middle_depth);
+    Py_XDECREF(entry);
+    Py_XDECREF(middle);
+    return PyErr_Occurred() ? -1 : 0;
+}
+
+/* The first application frame, from the caller on. NULL when there is none, or with an error. */
+static PyFrameObject *
+application_frame(Shape *shape)
+{
+    PyFrameObject *frame;
+    if (shape->entry_depth != NULL) {
+        frame = follow_trail(shape);
+        if (frame != NULL || PyErr_Occurred()) {
+            return frame;
+        }
+    }
+    frame = PyThreadState_GetFrame(PyThreadState_Get());
+    for (long depth = 0; frame != NULL; depth++) {
+        PyCodeObject *code = PyFrame_GetCode(frame);
+        int application = is_application(code);
+        Py_DECREF(code);
+        if (application < 0 || (application && depth + 1 >= TRAIL_DEPTH && leave_trail(shape, depth) < 0)) {
+            Py_DECREF(frame);
+            return NULL;
+        }
+        if (application) {
+            return frame;
+        }
+        Py_SETREF(frame, PyFrame_GetBack(frame));
+    }
+    PyObject *found = PyObject_CallNoArgs(beyond_greenlets);
+    if (found == NULL || PyFrame_Check(found)) {
+        return (PyFrameObject *)found;
+    }
+    Py_DECREF(found);
+    return NULL;
+}
+
+/* ------------------------------------------------------------------------------------------------------------- cells */
+
+static PyObject *
+cell_new(PyTypeObject *type, PyObject *args, PyObject *Py_UNUSED(kwargs))
+{
+    Core *recorder;
+    long long index, channel;
+    if (!PyArg_ParseTuple(args, "O!LL:Cell", &CoreType, &recorder, &index, &channel)) {
+        return NULL;
+    }
+    if (index < 0 || index >= CELLS || channel < 0 || channel >= channels) {
+        PyErr_SetString(PyExc_ValueError, "no such cell or channel");
+        return NULL;
+    }
+    Cell *self = (Cell *)type->tp_alloc(type, 0);
+    if (self != NULL) {
+        self->recorder = (Core *)Py_NewRef(recorder);
+        self->generation = Py_XNewRef(recorder->generation);
+        self->index = index;
+        self->at = CELLS_AT / WORD + index * CELL_WORDS;
+        self->channel = channel;
+    }
+    return (PyObject *)self;
+}
+
+static int
+cell_traverse(Cell *self, visitproc visit, void *arg)
+{
+    Py_VISIT(self->recorder);
+    Py_VISIT(self->generation);
+    Py_VISIT(self->error_type);
+    return 0;
+}
+
+static int
+cell_clear(Cell *self)
+{
+    Py_CLEAR(self->recorder);
+    Py_CLEAR(self->generation);
+    Py_CLEAR(self->error_type);
+    return 0;
+}
+
+static void
+cell_dealloc(Cell *self)
+{
+    PyObject_GC_UnTrack(self);
+    cell_clear(self);
+    Py_TYPE(self)->tp_free(self);
+}
+
+/* The cell's words, NULL when it is of an execution before. */
+static int64_t *
+cell_words(Cell *self)
+{
+    Core *core = self->recorder;
+    return core != NULL && core->words != NULL && self->generation == core->generation ? core->words + self->at : NULL;
+}
+
+static void
+add_facts(int64_t *cell, int64_t rows, int64_t sent, int64_t received, int64_t items, int64_t blocked_ns)
+{
+    if (rows >= 0) {
+        cell[C_ROWS_KNOWN] = 1;
+        cell[C_ROWS] += rows;
+        if (rows > cell[C_MAX_ROWS]) {
+            cell[C_MAX_ROWS] = rows;
+        }
+    }
+    cell[C_SENT] += sent;
+    cell[C_RECEIVED] += received;
+    cell[C_ITEMS] += items;
+    if (blocked_ns > 0) {
+        cell[C_BLOCKED] += blocked_ns;
+    }
+}
+
+/* ----------------------------------------------------------------------------------------------------------- keywords */
+
+/* Takes positional and keyword arguments apart, into as many places as there are names. */
+static int
+arguments(const char *function, PyObject **places, PyObject *const *names, Py_ssize_t count, PyObject *const *args,
+          Py_ssize_t given, PyObject *keywords)
+{
+    if (given > count) {
+        PyErr_Format(PyExc_TypeError, "%s() takes at most %zd arguments (%zd given)", function, count, given);
+        return -1;
+    }
+    for (Py_ssize_t at = 0; at < given; at++) {
+        places[at] = args[at];
+    }
+    for (Py_ssize_t key = 0, keys = keywords == NULL ? 0 : PyTuple_GET_SIZE(keywords); key < keys; key++) {
+        PyObject *name = PyTuple_GET_ITEM(keywords, key);
+        Py_ssize_t at = 0;
+        while (at < count && names[at] != name) {
+            at++;
+        }
+        for (Py_ssize_t slow = 0; at == count && slow < count; slow++) { /* a name that is not interned */
+            int same = PyObject_RichCompareBool(names[slow], name, Py_EQ);
+            if (same < 0) {
+                return -1;
+            }
+            if (same) {
+                at = slow;
+            }
+        }
+        if (at == count || places[at] != NULL) {
+            PyErr_Format(PyExc_TypeError, "%s() got an unexpected or repeated argument %R", function, name);
+            return -1;
+        }
+        places[at] = args[given + key];
+    }
+    return 0;
+}
+
+/* A number, or what stands for none when it is none. */
+static int64_t
+number(PyObject *value, int64_t none)
+{
+    if (value == NULL || value == Py_None) {
+        return none;
+    }
+    int64_t taken = PyLong_AsLongLong(value);
+    if (taken == -1 && PyErr_Occurred()) {
+        PyErr_Clear();
+        return none;
+    }
+    return taken;
+}
+
+static PyObject *
+cell_add(Cell *self, PyObject *const *args, Py_ssize_t given, PyObject *keywords)
+{
+    PyObject *const names[] = {s_rows, s_sent, s_received, s_items, s_blocked_ns};
+    PyObject *places[5] = {NULL};
+    if (arguments("add", places, names, 5, args, given, keywords) < 0) {
+        return NULL;
+    }
+    int64_t rows = number(places[0], -1), sent = number(places[1], 0), received = number(places[2], 0);
+    int64_t items = number(places[3], 0), blocked_ns = number(places[4], 0);
+    int64_t *cell = cell_words(self);
+    if (cell != NULL) {
+        add_facts(cell, rows, sent, received, items, blocked_ns);
+    }
+    Py_RETURN_NONE;
+}
+
+static PyMemberDef cell_members[] = {
+    {"at", T_LONGLONG, offsetof(Cell, at), READONLY, NULL},
+    {"begun", T_LONGLONG, offsetof(Cell, begun), READONLY, NULL},
+    {"channel", T_LONGLONG, offsetof(Cell, channel), READONLY, NULL},
+    {"generation", T_OBJECT, offsetof(Cell, generation), READONLY, NULL},
+    {"index", T_LONGLONG, offsetof(Cell, index), READONLY, NULL},
+    {"recorder", T_OBJECT, offsetof(Cell, recorder), READONLY, NULL},
+    {NULL},
+};
+
+static PyMethodDef cell_methods[] = {
+    {"add", (PyCFunction)(void (*)(void))cell_add, METH_FASTCALL | METH_KEYWORDS,
+     "What became known after a call ended, such as rows fetched. Never raises."},
+    {NULL},
+};
+
+static PyTypeObject CellType = {
+    PyVarObject_HEAD_INIT(NULL, 0).tp_name = "jobdoctor.capture._accelerator.Cell",
+    .tp_basicsize = sizeof(Cell),
+    .tp_flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC,
+    .tp_doc = "All calls of one shape from one line.",
+    .tp_new = cell_new,
+    .tp_traverse = (traverseproc)cell_traverse,
+    .tp_clear = (inquiry)cell_clear,
+    .tp_dealloc = (destructor)cell_dealloc,
+    .tp_free = PyObject_GC_Del,
+    .tp_methods = cell_methods,
+    .tp_members = cell_members,
+};
+
+/* ------------------------------------------------------------------------------------------------------------ shapes */
+
+static PyObject *
+shape_new(PyTypeObject *type, PyObject *args, PyObject *Py_UNUSED(kwargs))
+{
+    PyObject *identity, *generation;
+    long long channel;
+    if (!PyArg_ParseTuple(args, "O!LO:Shape", &PyTuple_Type, &identity, &channel, &generation)) {
+        return NULL;
+    }
+    Shape *self = (Shape *)type->tp_alloc(type, 0);
+    if (self != NULL) {
+        self->identity = Py_NewRef(identity);
+        self->generation = Py_NewRef(generation);
+        self->channel = channel;
+    }
+    return (PyObject *)self;
+}
+
+static int
+shape_traverse(Shape *self, visitproc visit, void *arg)
+{
+    Py_VISIT(self->identity);
+    Py_VISIT(self->generation);
+    Py_VISIT(self->entry);
+    Py_VISIT(self->middle);
+    for (Py_ssize_t at = 0; at < self->room; at++) {
+        Py_VISIT(self->places[at].code);
+        Py_VISIT(self->places[at].cell);
+    }
+    return 0;
+}
+
+static int
+shape_clear(Shape *self)
+{
+    Place *places = self->places;
+    Py_ssize_t room = self->room;
+    self->places = NULL;
+    self->room = self->used = 0;
+    for (Py_ssize_t at = 0; at < room; at++) {
+        Py_XDECREF(places[at].code);
+        Py_XDECREF(places[at].cell);
+    }
+    PyMem_Free(places);
+    Py_CLEAR(self->identity);
+    Py_CLEAR(self->generation);
+    Py_CLEAR(self->entry_depth);
+    Py_CLEAR(self->middle_depth);
+    Py_CLEAR(self->entry);
+    Py_CLEAR(self->middle);
+    return 0;
+}
+
+static void
+shape_dealloc(Shape *self)
+{
+    PyObject_GC_UnTrack(self);
+    shape_clear(self);
+    Py_TYPE(self)->tp_free(self);
+}
+
+/* The place of an instruction, or the free one where it belongs. There always is one. */
+static Place *
+place_of(Place *places, Py_ssize_t room, PyCodeObject *code, int lasti)
+{
+    uint64_t hash = ((uint64_t)(uintptr_t)code ^ (uint64_t)(unsigned)lasti) * UINT64_C(0x9E3779B97F4A7C15);
+    Py_ssize_t at = (Py_ssize_t)(hash >> 32) & (room - 1);
+    while (places[at].cell != NULL && (places[at].code != code || places[at].lasti != lasti)) {
+        at = (at + 1) & (room - 1);
+    }
+    return &places[at];
+}
+
+static int
+remember_place(Shape *self, PyCodeObject *code, int lasti, Cell *cell)
+{
+    if ((self->used + 1) * 4 > self->room * 3) {
+        Py_ssize_t room = self->room ? self->room * 2 : 2;
+        Place *places = PyMem_Calloc((size_t)room, sizeof(Place));
+        if (places == NULL) {
+            PyErr_NoMemory();
+            return -1;
+        }
+        for (Py_ssize_t at = 0; at < self->room; at++) {
+            Place *old = &self->places[at];
+            if (old->cell != NULL) {
+                *place_of(places, room, old->code, old->lasti) = *old;
+            }
+        }
+        PyMem_Free(self->places);
+        self->places = places;
+        self->room = room;
+    }
+    Place *place = place_of(self->places, self->room, code, lasti);
+    if (place->cell == NULL) { /* another thread may have been faster */
+        place->code = (PyCodeObject *)Py_XNewRef(code);
+        place->lasti = lasti;
+        place->cell = (Cell *)Py_NewRef(cell);
+        self->used++;
+    }
+    return 0;
+}
+
+static PyMemberDef shape_members[] = {
+    {"channel", T_LONGLONG, offsetof(Shape, channel), READONLY, NULL},
+    {"generation", T_OBJECT, offsetof(Shape, generation), READONLY, NULL},
+    {"identity", T_OBJECT, offsetof(Shape, identity), READONLY, NULL},
+    {"reference", T_LONGLONG, offsetof(Shape, reference), 0, NULL},
+    {NULL},
+};
+
+static PyTypeObject ShapeType = {
+    PyVarObject_HEAD_INIT(NULL, 0).tp_name = "jobdoctor.capture._accelerator.Shape",
+    .tp_basicsize = sizeof(Shape),
+    .tp_flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC,
+    .tp_doc = "An interned shape of call, good for the execution it was made in.",
+    .tp_new = shape_new,
+    .tp_traverse = (traverseproc)shape_traverse,
+    .tp_clear = (inquiry)shape_clear,
+    .tp_dealloc = (destructor)shape_dealloc,
+    .tp_free = PyObject_GC_Del,
+    .tp_members = shape_members,
+};
+
+/* -------------------------------------------------------------------------------------------------- the core's memory */
+
+static PyObject *
+core_attach(Core *self, PyObject *buffer)
+{
+    if (self->words != NULL) {
+        PyBuffer_Release(&self->view);
+        self->words = NULL;
+    }
+    if (PyObject_GetBuffer(buffer, &self->view, PyBUF_WRITABLE) < 0) {
+        return NULL;
+    }
+    if (self->view.len < SIZE || (uintptr_t)self->view.buf % 8) {
+        PyBuffer_Release(&self->view);
+        PyErr_SetString(PyExc_ValueError, "not a recorder's memory");
+        return NULL;
+    }
+    self->words = self->view.buf;
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+core_detach(Core *self, PyObject *Py_UNUSED(none))
+{
+    if (self->words != NULL) {
+        self->words = NULL;
+        PyBuffer_Release(&self->view);
+    }
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+core_forget_calls(Core *self, PyObject *Py_UNUSED(none))
+{
+    PyObject *generation = PyObject_CallNoArgs((PyObject *)&PyBaseObject_Type);
+    if (generation == NULL) {
+        return NULL;
+    }
+    Py_XSETREF(self->generation, generation);
+    self->spans = self->busy = self->calls_in_flight = self->top = self->last = self->places = 0;
+    self->channels_at = H_CHANNELS;
+    memset(self->flight, 0, sizeof self->flight);
+    self->free_slots = FLIGHTS;
+    for (int64_t slot = 0; slot < FLIGHTS; slot++) {
+        self->slots[slot] = FLIGHTS - 1 - slot;
+    }
+    PyMem_RawFree(self->seen);
+    self->seen = NULL;
+    self->seen_used = 0;
+    self->seen_bits = 0;
+    Py_RETURN_NONE;
+}
+
+static int
+core_traverse(Core *self, visitproc visit, void *arg)
+{
+    Py_VISIT(self->generation);
+    Py_VISIT(self->clock);
+    Py_VISIT(self->thread_clock);
+    Py_VISIT(self->shapes);
+    Py_VISIT(self->threads);
+    Py_VISIT(self->open);
+    Py_VISIT(self->view.obj);
+    return 0;
+}
+
+static int
+core_clear(Core *self)
+{
+    Py_CLEAR(self->generation);
+    Py_CLEAR(self->clock);
+    Py_CLEAR(self->thread_clock);
+    Py_CLEAR(self->shapes);
+    Py_CLEAR(self->threads);
+    Py_CLEAR(self->open);
+    if (self->words != NULL) {
+        self->words = NULL;
+        PyBuffer_Release(&self->view);
+    }
+    return 0;
+}
+
+static void
+core_dealloc(Core *self)
+{
+    PyObject_GC_UnTrack(self);
+    core_clear(self);
+    PyMem_RawFree(self->seen);
+    Py_TYPE(self)->tp_free(self);
+}
+
+/* --------------------------------------------------------------------------------------------------- a call's begin */
+
+/* The number of the thread that runs, -1 with an error. */
+static int64_t
+thread_number(Core *self)
+{
+    unsigned long ident = PyThread_get_thread_ident();
+    if (ident == self->ident) {
+        return self->thread;
+    }
+    PyObject *key = PyLong_FromUnsignedLong(ident);
+    if (key == NULL) {
+        return -1;
+    }
+    PyObject *known = self->threads == NULL ? NULL : Py_XNewRef(PyDict_GetItemWithError(self->threads, key));
+    if (known == NULL && !PyErr_Occurred()) {
+        known = PyObject_CallMethodOneArg((PyObject *)self, s__number, key);
+    }
+    Py_DECREF(key);
+    if (known == NULL) {
+        return -1;
+    }
+    int64_t thread = PyLong_AsLongLong(known);
+    Py_DECREF(known);
+    if (thread == -1 && PyErr_Occurred()) {
+        return -1;
+    }
+    self->ident = ident;
+    self->thread = thread;
+    return thread;
+}
+
+/* As `reference._strand`: the asyncio task, or else the thread, that runs now. */
+static PyObject *
+strand(void)
+{
+    if (running_loop == NULL) {
+        PyObject *asyncio = PyDict_GetItemWithError(modules, s_asyncio);
+        if (asyncio != NULL) {
+            Py_INCREF(asyncio);
+            PyObject *task = PyObject_GetAttr(asyncio, s_current_task);
+            PyObject *loop = task == NULL ? NULL : PyObject_GetAttr(asyncio, s__get_running_loop);
+            Py_DECREF(asyncio);
+            if (loop != NULL) {
+                Py_XSETREF(current_task, task);
+                Py_XSETREF(running_loop, loop);
+            }
+            else {
+                Py_XDECREF(task);
+                if (!PyErr_ExceptionMatches(PyExc_AttributeError)) {
+                    return NULL;
+                }
+                PyErr_Clear(); /* it is being imported */
+            }
+        }
+        else if (PyErr_Occurred()) {
+            return NULL;
+        }
+    }
+    if (running_loop != NULL) {
+        PyObject *loop = PyObject_CallNoArgs(running_loop);
+        if (loop == NULL) {
+            return NULL;
+        }
+        if (loop != Py_None) {
+            PyObject *task = PyObject_CallOneArg(current_task, loop);
+            Py_DECREF(loop);
+            if (task == NULL) {
+                return NULL;
+            }
+            PyObject *id = task == Py_None ? NULL : PyLong_FromVoidPtr(task);
+            Py_DECREF(task); /* the loop keeps it */
+            if (id != NULL || PyErr_Occurred()) {
+                return id;
+            }
+        }
+        else {
+            Py_DECREF(loop);
+        }
+    }
+    return PyLong_FromUnsignedLong(PyThread_get_thread_ident());
+}
+
+/* Whether this thread or task has a database transaction open; -1 with an error. */
+static int
+in_transaction(Core *self)
+{
+    if (self->open == NULL || !PyDict_Check(self->open) || PyDict_GET_SIZE(self->open) == 0) {
+        return 0;
+    }
+    PyObject *key = strand();
+    if (key == NULL) {
+        return -1;
+    }
+    int open = PyDict_Contains(self->open, key);
+    Py_DECREF(key);
+    return open;
+}
+
+/* The cell of the calls that are made from where the program is. A new reference. */
+static Cell *
+find_cell(Core *self, Shape *shape)
+{
+    PyObject *cell;
+    PyCodeObject *code = NULL;
+    int lasti = 0;
+    PyFrameObject *frame = application_frame(shape);
+    if (frame != NULL) {
+        lasti = PyFrame_GetLasti(frame);
+        code = PyFrame_GetCode(frame);
+        Py_DECREF(code); /* the frame keeps it */
+    }
+    else if (PyErr_Occurred()) {
+        return NULL;
+    }
+    if (shape->used) {
+        Cell *known = place_of(shape->places, shape->room, code, lasti)->cell;
+        if (known != NULL) {
+            Py_XDECREF(frame);
+            return (Cell *)Py_NewRef(known);
+        }
+    }
+    if (self->places >= PLACES) {
+        PyObject *channel = PyLong_FromLongLong(shape->channel);
+        cell = channel == NULL ? NULL : PyObject_CallMethodOneArg((PyObject *)self, s__other_cell, channel);
+        Py_XDECREF(channel);
+    }
+    else {
+        if (frame == NULL) {
+            frame = PyThreadState_GetFrame(PyThreadState_Get());
+        }
+        cell = PyObject_CallMethodObjArgs((PyObject *)self, s__cell_at, shape, frame == NULL ? Py_None : (PyObject *)frame,
+                                          NULL);
+        if (cell != NULL && Py_IS_TYPE(cell, &CellType)) {
+            self->places++;
+            if (remember_place(shape, code, lasti, (Cell *)cell) < 0) {
+                Py_CLEAR(cell);
+            }
+        }
+    }
+    Py_XDECREF(frame);
+    if (cell != NULL && !Py_IS_TYPE(cell, &CellType)) {
+        PyErr_SetString(PyExc_TypeError, "not a cell of the accelerator");
+        Py_CLEAR(cell);
+    }
+    return (Cell *)cell;
+}
+
+/* As `distinct.Distinct.add`, and what it means for the cell. */
+static void
+count_distinct(Core *self, int64_t *cell, int64_t index, int64_t params)
+{
+    uint64_t pair = (uint64_t)params * distinct_factor + (uint64_t)index * distinct_cell_factor, *seen = self->seen;
+    pair = pair ? pair : 1;
+    if (seen == NULL || self->seen_used * 4 > (INT64_C(3) << self->seen_bits)) {
+        int bits = seen == NULL ? FIRST_BITS : self->seen_bits + 1;
+        uint64_t *larger = PyMem_RawCalloc((size_t)1 << bits, sizeof *larger), last = (UINT64_C(1) << bits) - 1;
+        if (larger == NULL) {
+            cell[C_CAPPED] = 1;
+            return;
+        }
+        for (int64_t from = 0; seen != NULL && from < INT64_C(1) << self->seen_bits; from++) {
+            if (seen[from]) {
+                uint64_t to = seen[from] >> (64 - bits);
+                while (larger[to]) {
+                    to = (to + 1) & last;
+                }
+                larger[to] = seen[from];
+            }
+        }
+        PyMem_RawFree(seen);
+        self->seen = seen = larger;
+        self->seen_bits = bits;
+    }
+    uint64_t at = pair >> (64 - self->seen_bits), last = (UINT64_C(1) << self->seen_bits) - 1;
+    while (seen[at] && seen[at] != pair) {
+        at = (at + 1) & last;
+    }
+    if (seen[at]) {
+        return;
+    }
+    if (cell[C_DISTINCT] >= DISTINCT_PER_CELL || self->seen_used >= DISTINCT_TOTAL) {
+        cell[C_CAPPED] = 1;
+        return;
+    }
+    seen[at] = pair;
+    self->seen_used++;
+    cell[C_DISTINCT]++;
+}
+
+static void
+attribute(Core *self, int64_t now)
+{
+    self->words[self->channels_at + self->top] += now - self->last;
+    self->last = now;
+}
+
+static PyObject *
+core_begin(Core *self, PyObject *const *args, Py_ssize_t given, PyObject *keywords)
+{
+    PyObject *const names[] = {NULL, s_params, s_flags, s_passthrough};
+    PyObject *places[4] = {NULL}, *outer = NULL;
+    Shape *shape = NULL;
+    Cell *cell = NULL;
+    Call *call = NULL;
+    if (given != 1) {
+        PyErr_SetString(PyExc_TypeError, "begin() takes a shape and keyword arguments");
+        return NULL;
+    }
+    if (arguments("begin", places, names, 4, args, given, keywords) < 0) {
+        return NULL;
+    }
+    if (PyContextVar_Get(inside, NULL, &outer) < 0) {
+        goto failed;
+    }
+    bool nested = Py_IS_TYPE(outer, &CallType) && !((Call *)outer)->ended && ((Call *)outer)->recorder == self;
+    Py_DECREF(outer);
+    if (nested || self->silent || self->words == NULL) {
+        Py_RETURN_NONE;
+    }
+    int64_t params = 0, flags = number(places[2], 0);
+    if (places[1] != NULL) {
+        params = (int64_t)(PyLong_AsUnsignedLongLongMask(places[1]) & INT64_MAX);
+        if (PyErr_Occurred()) {
+            goto failed;
+        }
+    }
+    if (places[3] != NULL) {
+        int passthrough = PyObject_IsTrue(places[3]);
+        if (passthrough < 0) {
+            goto failed;
+        }
+        flags |= passthrough ? PASSTHROUGH : 0;
+    }
+    shape = (Shape *)Py_NewRef(places[0]);
+    if (!Py_IS_TYPE(shape, &ShapeType) || shape->generation != self->generation) {
+        PyObject *identity = PyObject_GetAttrString((PyObject *)shape, "identity");
+        Py_SETREF(shape, identity == NULL
+                             ? NULL
+                             : (Shape *)PyObject_CallMethodOneArg((PyObject *)self, s__intern, identity));
+        Py_XDECREF(identity);
+        if (shape == NULL || !Py_IS_TYPE(shape, &ShapeType)) {
+            goto failed;
+        }
+    }
+    cell = find_cell(self, shape);
+    if (cell == NULL) {
+        goto failed;
+    }
+    int64_t thread = thread_number(self);
+    int open = thread < 0 ? -1 : in_transaction(self);
+    if (open < 0) {
+        goto failed;
+    }
+    flags |= open ? IN_TRANSACTION : 0;
+    call = PyObject_GC_New(Call, &CallType);
+    if (call == NULL) {
+        goto failed;
+    }
+    call->recorder = (Core *)Py_NewRef(self);
+    call->cell = (Cell *)Py_NewRef(cell);
+    call->generation = Py_NewRef(self->generation);
+    call->params = params;
+    call->thread = thread;
+    call->flags = flags;
+    call->start = call->cpu = 0;
+    call->slot = -1;
+    call->ended = 0;
+    PyObject_GC_Track(call);
+    if (!(flags & PASSTHROUGH)) {
+        PyObject *token = PyContextVar_Set(inside, (PyObject *)call);
+        if (token == NULL) {
+            goto failed;
+        }
+        Py_DECREF(token);
+    }
+    if (read_clock(self->clock, &call->start) < 0) {
+        goto failed;
+    }
+    int64_t *words = cell_words(cell), now = call->start;
+    if (words == NULL) { /* reset meanwhile, by another thread */
+        goto failed;
+    }
+    /* Nothing fails from here on, and nobody comes between. */
+    if (params) {
+        count_distinct(self, words, cell->index, params);
+    }
+    if (self->calls_in_flight) {
+        flags |= CONCURRENT;
+    }
+    cell->begun++;
+    if (cell->begun <= CPU_EVERY || cell->begun % CPU_EVERY == 0) {
+        flags |= CPU;
+    }
+    call->flags = flags;
+    if (!(flags & PASSTHROUGH)) {
+        self->calls_in_flight++;
+    }
+    if (self->busy) {
+        attribute(self, now);
+        if (cell->channel < self->top) {
+            self->top = cell->channel;
+        }
+    }
+    else {
+        self->top = cell->channel;
+        self->last = now;
+    }
+    self->busy++;
+    self->flight[cell->channel]++;
+    if (self->free_slots) {
+        call->slot = self->slots[--self->free_slots];
+        int64_t *slot = self->words + FLIGHTS_AT / WORD + call->slot * FLIGHT_WORDS;
+        slot[1] = now;
+        slot[2] = thread;
+        slot[3] = params;
+        __atomic_store_n(slot, cell->index + 1, __ATOMIC_RELEASE); /* last: that something is in flight */
+    }
+    Py_DECREF(shape);
+    Py_DECREF(cell);
+    if (flags & CPU && read_clock(self->thread_clock, &call->cpu) < 0) {
+        PyErr_Clear();
+    }
+    return (PyObject *)call;
+
+failed:
+    Py_XDECREF(shape);
+    Py_XDECREF(cell);
+    Py_XDECREF(call);
+    PyObject *error = take_error();
+    Py_XDECREF(PyContextVar_Set(inside, Py_None));
+    PyErr_Clear();
+    if (error != NULL) {
+        put_error(error);
+        if (swallow() < 0) {
+            return NULL;
+        }
+    }
+    Py_RETURN_NONE;
+}
+
+/* ------------------------------------------------------------------------------------------------------ a call's end */
+
+/* The word that counts a keyed fact of the cell, 0 when there is none; -1 with an error that is not ours. */
+static int64_t
+tally_at(Cell *cell, int64_t kind, PyObject *fact)
+{
+    PyObject *arguments[] = {(PyObject *)cell->recorder, PyLong_FromLongLong(cell->index), PyLong_FromLongLong(kind),
+                             fact};
+    PyObject *answer = arguments[1] == NULL || arguments[2] == NULL
+                           ? NULL
+                           : PyObject_VectorcallMethod(s__tally_at, arguments, 4, NULL);
+    Py_XDECREF(arguments[1]);
+    Py_XDECREF(arguments[2]);
+    int64_t at = answer == NULL ? 0 : PyLong_AsLongLong(answer);
+    Py_XDECREF(answer);
+    if (PyErr_Occurred()) {
+        return swallow();
+    }
+    return at > 0 && at < SIZE / WORD ? at : 0;
+}
+
+static void
+count_flags(Call *call, int64_t *cell, int64_t flags, int64_t duration, int64_t cpu_now)
+{
+    Core *self = call->recorder;
+    if (flags & CPU) {
+        int64_t cpu = cpu_now - call->cpu;
+        /* With another call in flight in between, the thread's CPU is not this call's alone (asyncio). */
+        if (!(flags & CONCURRENT) && !self->calls_in_flight && cpu >= 0) {
+            int64_t *first = cell + (call->cell->begun <= CPU_EVERY ? C_CPU_FIRST : C_CPU_SAMPLED);
+            first[0] += cpu < duration ? cpu : duration;
+            first[1]++;
+        }
+    }
+    cell[C_IN_TRANSACTION] += (flags & IN_TRANSACTION) != 0;
+    cell[C_CONCURRENT] += (flags & CONCURRENT) != 0;
+    cell[C_NO_TIMEOUT] += (flags & NO_TIMEOUT) != 0;
+    cell[C_BATCHED] += (flags & BATCHED) != 0;
+    cell[C_NEW_CONNECTIONS] += (flags & NEW_CONNECTION) != 0;
+    cell[C_IDEMPOTENCY] += (flags & IDEMPOTENCY_KEY) != 0;
+}
+
+static PyObject *
+call_end(Call *call, PyObject *const *args, Py_ssize_t given, PyObject *keywords)
+{
+    PyObject *const names[] = {s_error, s_rows, s_sent, s_received, s_status, s_items, s_flags, s_blocked_ns};
+    PyObject *places[8] = {NULL};
+    if (arguments("end", places, names, 8, args, given, keywords) < 0) {
+        return NULL;
+    }
+    Core *self = call->recorder;
+    Cell *cell = call->cell;
+    if (self == NULL || cell == NULL || call->ended) {
+        Py_RETURN_NONE;
+    }
+    int64_t now, cpu_now = 0, error_at = 0, status_at = 0;
+    if (read_clock(self->clock, &now) < 0) {
+        return swallow() < 0 ? NULL : Py_NewRef(Py_None);
+    }
+    if (call->ended) { /* by another thread, while a clock in Python ran */
+        Py_RETURN_NONE;
+    }
+    call->ended = 1;
+    PyObject *error = places[0] == Py_None ? NULL : places[0];
+    int64_t rows = number(places[1], -1), sent = number(places[2], 0), received = number(places[3], 0);
+    int64_t status = number(places[4], 0), items = number(places[5], 0), flags = number(places[6], 0) | call->flags;
+    int64_t blocked_ns = number(places[7], 0);
+    rows = rows < 0 ? -1 : rows;
+    bool raised = false; /* something that is not ours: the call is counted all the same */
+    if (!(flags & PASSTHROUGH)) {
+        PyObject *token = PyContextVar_Set(inside, Py_None);
+        if (token == NULL) {
+            PyErr_Clear();
+        }
+        Py_XDECREF(token);
+    }
+    if (call->generation != self->generation) {
+        Py_RETURN_NONE;
+    }
+    Py_INCREF(call); /* who holds it may let it go while Python code runs */
+    if (flags & CPU && read_clock(self->thread_clock, &cpu_now) < 0) {
+        PyErr_Clear();
+    }
+    if (status) {
+        if (cell->status_at && cell->status == status) {
+            status_at = cell->status_at;
+        }
+        else if ((status_at = tally_at(cell, TALLY_STATUS, places[4])) > 0) {
+            cell->status = status;
+            cell->status_at = status_at;
+        }
+        raised = status_at < 0;
+    }
+    if (error != NULL) {
+        if (cell->error_at && cell->error_type == (PyObject *)Py_TYPE(error)) {
+            error_at = cell->error_at;
+        }
+        else if (!raised && (error_at = tally_at(cell, TALLY_ERROR, error)) > 0) {
+            Py_XSETREF(cell->error_type, Py_NewRef(Py_TYPE(error)));
+            cell->error_at = error_at;
+        }
+        raised = raised || error_at < 0;
+    }
+    int64_t *words = cell_words(cell);
+    if (words == NULL) { /* reset meanwhile, by another thread */
+        goto done;
+    }
+    /* Nothing fails from here on, and nobody comes between. */
+    int64_t duration = now > call->start ? now - call->start : 0;
+    attribute(self, now);
+    self->busy--;
+    self->flight[cell->channel]--;
+    if (self->busy && !self->flight[self->top]) {
+        for (self->top = 0; self->top < channels - 1 && !self->flight[self->top]; self->top++) {
+        }
+    }
+    if (!(flags & PASSTHROUGH)) {
+        self->calls_in_flight--;
+    }
+    words[C_TOTAL] += duration;
+    words[C_LAST] = now;
+    if (!words[C_COUNT]) {
+        words[C_FIRST] = call->start;
+        words[C_MIN] = words[C_MAX] = duration;
+    }
+    else if (duration > words[C_MAX]) {
+        words[C_MAX] = duration;
+    }
+    else if (duration < words[C_MIN]) {
+        words[C_MIN] = duration;
+    }
+    if (flags & COUNTED) {
+        count_flags(call, words, flags, duration, cpu_now);
+    }
+    if (rows >= 0 || sent || received || items || blocked_ns) {
+        add_facts(words, rows, sent, received, items, blocked_ns < duration ? blocked_ns : duration);
+    }
+    words[C_ERRORS] += error != NULL;
+    if (error_at > 0) {
+        self->words[error_at]++;
+    }
+    if (status_at > 0) {
+        self->words[status_at]++;
+    }
+    __atomic_store_n(&words[C_COUNT], words[C_COUNT] + 1, __ATOMIC_RELEASE);
+    if (call->slot >= 0) {
+        __atomic_store_n(self->words + FLIGHTS_AT / WORD + call->slot * FLIGHT_WORDS, 0, __ATOMIC_RELEASE);
+        self->slots[self->free_slots++] = call->slot;
+    }
+    if (self->spans < SPANS) {
+        int64_t *span = self->words + SPANS_AT / WORD + self->spans * SPAN_WORDS;
+        span[0] = cell->index;
+        span[1] = call->start;
+        span[2] = duration;
+        span[3] = call->thread << 8 | (error != NULL ? SPAN_ERROR : 0) | (flags & IN_TRANSACTION ? SPAN_IN_TRANSACTION : 0);
+        span[4] = call->params;
+        span[5] = rows + 1;
+        __atomic_store_n(&self->words[H_SPANS], ++self->spans, __ATOMIC_RELEASE);
+    }
+done:
+    Py_DECREF(call);
+    if (raised) {
+        return NULL;
+    }
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+call_let_through(Call *call, PyObject *Py_UNUSED(none))
+{
+    Core *self = call->recorder;
+    if (self == NULL || call->ended || call->flags & PASSTHROUGH || call->generation != self->generation) {
+        Py_RETURN_NONE;
+    }
+    call->flags |= PASSTHROUGH;
+    self->calls_in_flight--;
+    PyObject *outer;
+    if (PyContextVar_Get(inside, NULL, &outer) < 0) {
+        return NULL;
+    }
+    Py_DECREF(outer);
+    if (outer == (PyObject *)call) {
+        PyObject *token = PyContextVar_Set(inside, Py_None);
+        if (token == NULL) {
+            return NULL;
+        }
+        Py_DECREF(token);
+    }
+    Py_RETURN_NONE;
+}
+
+static int
+call_traverse(Call *self, visitproc visit, void *arg)
+{
+    Py_VISIT(self->recorder);
+    Py_VISIT(self->cell);
+    Py_VISIT(self->generation);
+    return 0;
+}
+
+static int
+call_clear(Call *self)
+{
+    Py_CLEAR(self->recorder);
+    Py_CLEAR(self->cell);
+    Py_CLEAR(self->generation);
+    return 0;
+}
+
+static void
+call_dealloc(Call *self)
+{
+    PyObject_GC_UnTrack(self);
+    call_clear(self);
+    PyObject_GC_Del(self);
+}
+
+static PyMemberDef call_members[] = {
+    {"cell", T_OBJECT, offsetof(Call, cell), READONLY, NULL},
+    {"cpu", T_LONGLONG, offsetof(Call, cpu), 0, NULL},
+    {"ended", T_BOOL, offsetof(Call, ended), READONLY, NULL},
+    {"flags", T_LONGLONG, offsetof(Call, flags), 0, NULL},
+    {"generation", T_OBJECT, offsetof(Call, generation), READONLY, NULL},
+    {"params", T_LONGLONG, offsetof(Call, params), READONLY, NULL},
+    {"recorder", T_OBJECT, offsetof(Call, recorder), READONLY, NULL},
+    {"slot", T_LONGLONG, offsetof(Call, slot), READONLY, NULL},
+    {"start", T_LONGLONG, offsetof(Call, start), 0, NULL},
+    {"thread", T_LONGLONG, offsetof(Call, thread), READONLY, NULL},
+    {NULL},
+};
+
+static PyMethodDef call_methods[] = {
+    {"end", (PyCFunction)(void (*)(void))call_end, METH_FASTCALL | METH_KEYWORDS, "The call is over. Never raises."},
+    {"let_through", (PyCFunction)call_let_through, METH_NOARGS, "Calls inside this one are recorded from now on."},
+    {NULL},
+};
+
+static PyTypeObject CallType = {
+    PyVarObject_HEAD_INIT(NULL, 0).tp_name = "jobdoctor.capture._accelerator.Call",
+    .tp_basicsize = sizeof(Call),
+    .tp_flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_DISALLOW_INSTANTIATION,
+    .tp_doc = "One call in progress.",
+    .tp_traverse = (traverseproc)call_traverse,
+    .tp_clear = (inquiry)call_clear,
+    .tp_dealloc = (destructor)call_dealloc,
+    .tp_methods = call_methods,
+    .tp_members = call_members,
+};
+
+/* ---------------------------------------------------------------------------------------------------------- the rest */
+
+static PyObject *
+core_shape(Core *self, PyObject *const *args, Py_ssize_t given, PyObject *keywords)
+{
+    PyObject *const names[] = {s_channel, s_operation, s_fingerprint, s_target, s_library, s_effect, s_relationship};
+    PyObject *places[7] = {NULL};
+    if (arguments("shape", places, names, 7, args, given, keywords) < 0) {
+        return NULL;
+    }
+    if (places[0] == NULL || places[1] == NULL || places[2] == NULL) {
+        PyErr_SetString(PyExc_TypeError, "shape() takes a channel, an operation and a fingerprint");
+        return NULL;
+    }
+    PyObject *identity = PyTuple_New(7);
+    if (identity == NULL) {
+        return NULL;
+    }
+    for (Py_ssize_t at = 0; at < 7; at++) {
+        PyObject *missing = names[at] == s_effect ? s_unknown : s_nothing;
+        PyTuple_SET_ITEM(identity, at, Py_NewRef(places[at] != NULL ? places[at] : missing));
+    }
+    PyObject *shape = self->shapes == NULL ? NULL : Py_XNewRef(PyDict_GetItemWithError(self->shapes, identity));
+    if (shape == NULL && !PyErr_Occurred()) {
+        shape = PyObject_CallMethodOneArg((PyObject *)self, s__intern, identity);
+    }
+    Py_DECREF(identity);
+    return shape;
+}
+
+static PyObject *
+core_enter(Core *self, PyObject *const *args, Py_ssize_t given)
+{
+    if (given != 2) {
+        PyErr_SetString(PyExc_TypeError, "_enter() takes a phase and an instant");
+        return NULL;
+    }
+    int64_t phase = PyLong_AsLongLong(args[0]), now = PyLong_AsLongLong(args[1]);
+    if (PyErr_Occurred()) {
+        return NULL;
+    }
+    int64_t at = H_CHANNELS + phase * channels;
+    if (phase < 0 || self->words == NULL || (at + channels) * WORD > FLIGHTS_AT) {
+        PyErr_SetString(PyExc_ValueError, "no such phase, or no memory");
+        return NULL;
+    }
+    if (self->busy) {
+        attribute(self, now);
+    }
+    self->channels_at = at;
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+core_get_threads(Core *self, void *Py_UNUSED(closure))
+{
+    return Py_NewRef(self->threads == NULL ? Py_None : self->threads);
+}
+
+static int
+core_set_threads(Core *self, PyObject *threads, void *Py_UNUSED(closure))
+{
+    if (threads != NULL && !PyDict_Check(threads)) {
+        PyErr_SetString(PyExc_TypeError, "threads are a dict");
+        return -1;
+    }
+    self->ident = 0; /* whoever called last has no number yet */
+    Py_XSETREF(self->threads, Py_XNewRef(threads));
+    return 0;
+}
+
+static PyGetSetDef core_getset[] = {
+    {"_threads", (getter)core_get_threads, (setter)core_set_threads, NULL, NULL},
+    {NULL},
+};
+
+static PyMemberDef core_members[] = {
+    {"generation", T_OBJECT, offsetof(Core, generation), READONLY, NULL},
+    {"clock", T_OBJECT, offsetof(Core, clock), 0, NULL},
+    {"thread_clock", T_OBJECT, offsetof(Core, thread_clock), 0, NULL},
+    {"silent", T_BOOL, offsetof(Core, silent), 0, NULL},
+    {"busy", T_LONGLONG, offsetof(Core, busy), READONLY, NULL},
+    {"last", T_LONGLONG, offsetof(Core, last), READONLY, NULL},
+    {"channels_at", T_LONGLONG, offsetof(Core, channels_at), READONLY, NULL},
+    {"_shapes", T_OBJECT, offsetof(Core, shapes), 0, NULL},
+    {"_open", T_OBJECT, offsetof(Core, open), 0, NULL},
+    {NULL},
+};
+
+static PyMethodDef core_methods[] = {
+    {"shape", (PyCFunction)(void (*)(void))core_shape, METH_FASTCALL | METH_KEYWORDS, "The interned shape of a call."},
+    {"begin", (PyCFunction)(void (*)(void))core_begin, METH_FASTCALL | METH_KEYWORDS, "A call begins now."},
+    {"_attach", (PyCFunction)core_attach, METH_O, NULL},
+    {"_detach", (PyCFunction)core_detach, METH_NOARGS, NULL},
+    {"_enter", (PyCFunction)(void (*)(void))core_enter, METH_FASTCALL, NULL},
+    {"_forget_calls", (PyCFunction)core_forget_calls, METH_NOARGS, NULL},
+    {NULL},
+};
+
+static PyTypeObject CoreType = {
+    PyVarObject_HEAD_INIT(NULL, 0).tp_name = "jobdoctor.capture._accelerator.Core",
+    .tp_basicsize = sizeof(Core),
+    .tp_flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_BASETYPE,
+    .tp_doc = "What a recorder does for each call.",
+    .tp_new = PyType_GenericNew,
+    .tp_traverse = (traverseproc)core_traverse,
+    .tp_clear = (inquiry)core_clear,
+    .tp_dealloc = (destructor)core_dealloc,
+    .tp_free = PyObject_GC_Del,
+    .tp_methods = core_methods,
+    .tp_members = core_members,
+    .tp_getset = core_getset,
+};
+
+/* ------------------------------------------------------------------------------------------------------------ module */
+
+static PyObject *
+attribute_of(const char *module, const char *name)
+{
+    PyObject *imported = PyImport_ImportModule(module);
+    PyObject *found = imported == NULL ? NULL : PyObject_GetAttrString(imported, name);
+    Py_XDECREF(imported);
+    return found;
+}
+
+static int
+take_number(const char *module, const char *name, int64_t *place)
+{
+    PyObject *found = attribute_of(module, name);
+    if (found == NULL) {
+        return -1;
+    }
+    *place = (int64_t)PyLong_AsUnsignedLongLongMask(found);
+    Py_DECREF(found);
+    return PyErr_Occurred() ? -1 : 0;
+}
+
+static int
+take_object(const char *module, const char *name, PyObject **place)
+{
+    Py_XSETREF(*place, attribute_of(module, name));
+    return *place == NULL ? -1 : 0;
+}
+
+static int
+take_all(void)
+{
+#define TAKE_LAYOUT(name)                                                                                              \
+    if (take_number("jobdoctor.capture.layout", #name, &name) < 0) {                                                   \
+        return -1;                                                                                                     \
+    }
+    LAYOUT(TAKE_LAYOUT)
+#define TAKE_FLAG(name)                                                                                                \
+    if (take_number("jobdoctor.capture.calls", #name, &name) < 0) {                                                    \
+        return -1;                                                                                                     \
+    }
+    FLAGS(TAKE_FLAG)
+#define TAKE_LIMIT(name)                                                                                               \
+    if (take_number("jobdoctor.capture.reference", #name, &name) < 0) {                                                \
+        return -1;                                                                                                     \
+    }
+    LIMITS(TAKE_LIMIT)
+#define TAKE_NAME(name)                                                                                                \
+    if ((s_##name = PyUnicode_InternFromString(#name)) == NULL) {                                                      \
+        return -1;                                                                                                     \
+    }
+    NAMES(TAKE_NAME)
+    PyObject *names = NULL;
+    if ((s_nothing = PyUnicode_InternFromString("")) == NULL ||
+        take_number("jobdoctor.capture.layout", "DISTINCT_FACTOR", (int64_t *)&distinct_factor) < 0 ||
+        take_number("jobdoctor.capture.layout", "DISTINCT_CELL_FACTOR", (int64_t *)&distinct_cell_factor) < 0 ||
+        take_object("jobdoctor.capture.layout", "CHANNELS", &names) < 0 ||
+        take_object("jobdoctor.capture.calls", "inside", &inside) < 0 ||
+        take_object("jobdoctor.capture.callsites", "files", &files) < 0 ||
+        take_object("jobdoctor.capture.callsites", "beyond_greenlets", &beyond_greenlets) < 0 ||
+        take_object("jobdoctor.capture.foreign", "foreign", &foreign) < 0 ||
+        take_object("sys", "_getframe", &getframe) < 0 || take_object("sys", "modules", &modules) < 0 ||
+        take_object("time", "perf_counter_ns", &perf_counter_ns) < 0 ||
+        take_object("time", "thread_time_ns", &thread_time_ns) < 0) {
+        Py_XDECREF(names);
+        return -1;
+    }
+    channels = PyObject_Size(names);
+    Py_DECREF(names);
+    if (!PyDict_Check(files) || !PyDict_Check(modules) || channels < 1 || channels > MOST_CHANNELS ||
+        FLIGHTS > MOST_FLIGHTS || WORD != sizeof(int64_t)) {
+        PyErr_SetString(PyExc_ImportError, "the accelerator does not know this layout");
+        return -1;
+    }
+    return 0;
+}
+
+static int
+execute(PyObject *module)
+{
+    if (take_all() < 0 || PyModule_AddType(module, &CoreType) < 0 || PyModule_AddType(module, &CellType) < 0 ||
+        PyModule_AddType(module, &ShapeType) < 0 || PyModule_AddType(module, &CallType) < 0) {
+        return -1;
+    }
+    return PyModule_AddIntConstant(module, "CONTRACT", CONTRACT);
+}
+
+static PyModuleDef_Slot slots[] = {
+    {Py_mod_exec, execute},
+#if PY_VERSION_HEX >= 0x030C0000
+    {Py_mod_multiple_interpreters, Py_MOD_MULTIPLE_INTERPRETERS_NOT_SUPPORTED},
+#endif
+    {0, NULL},
+};
+
+static struct PyModuleDef module = {
+    PyModuleDef_HEAD_INIT,
+    .m_name = "jobdoctor.capture._accelerator",
+    .m_doc = "The recorder's hot path in C.",
+    .m_slots = slots,
+};
+
+PyMODINIT_FUNC
+PyInit__accelerator(void)
+{
+    return PyModuleDef_Init(&module);
+}
