@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Final
 
 from jobdoctor import fingerprint
 from jobdoctor.capture import recorder
-from jobdoctor.capture.probes.base import Probe, foreign, occupied, recorded, renewed
+from jobdoctor.capture.probes.base import Probe, foreign, occupied, recorded
 from jobdoctor.capture.recorder import IDEMPOTENCY_KEY, NEW_CONNECTION, NO_TIMEOUT, Call, Recorder, Shape
 
 LIBRARY = "http.client"
@@ -26,20 +26,47 @@ def effect_of(method: str) -> str:
     return "read" if method in _READS else "write"
 
 
-class _Server:
-    """A server as connections reach it: ``known`` shapes by method and the path's skeleton."""
+class Server:
+    """A server as one library reaches it: shapes of requests by method and the path's skeleton."""
 
-    __slots__ = ("known", "origin")
+    __slots__ = ("known", "library", "origin")
 
-    def __init__(self, origin: str) -> None:
+    def __init__(self, origin: str, library: str) -> None:
         self.origin = origin
+        self.library = library
         self.known: dict[tuple[Any, Any], Shape] = {}
 
+    def shape(self, rec: Recorder, method: str, path: str) -> Shape:
+        """The shape of a request."""
+        # Where no digit stays, which is nearly always, the zeros are the skeleton.
+        shape = self.known.get((method, path.encode().translate(_ZEROS)))
+        if shape is None or shape.generation is not rec.generation:
+            shape = self._learnt(rec, method, path)
+        return shape
 
+    def _learnt(self, rec: Recorder, method: str, path: str) -> Shape:
+        skeleton = fingerprint.skeleton(path)
+        shape = self.known.get((method, skeleton))
+        if shape is not None and shape.generation is rec.generation:
+            return shape
+        shape = interned(rec, method.upper(), fingerprint.url(method.upper(), self.origin + path), self.library)
+        if skeleton is not None and "%" not in path:  # what is quoted has digits of its own
+            if len(self.known) >= _SHAPES:
+                self.known.clear()
+            self.known[method, skeleton] = shape
+        return shape
+
+
+def interned(rec: Recorder, method: str, known: fingerprint.UrlShape, library: str) -> Shape:
+    """The shape of a request, as the recorder has it."""
+    return rec.shape("http", method, known.template, target=known.target, library=library, effect=effect_of(method))
+
+
+_ZEROS: Final = fingerprint.ZEROS
 #: Servers, and shapes of each, that are remembered.
 _SERVERS: Final = 200
 _SHAPES: Final = 1024
-_servers: dict[tuple[Any, ...], _Server] = {}
+_servers: dict[tuple[Any, ...], Server] = {}
 
 
 class _Exchange:
@@ -82,39 +109,20 @@ def _address(connection: Any, url: str) -> str:
     return f"{scheme}://{host}:{port}{url if url.startswith('/') else '/' + url}"
 
 
-def _shape(rec: Recorder, connection: Any, method: Any, url: Any) -> tuple[Shape, int]:
+def _shape(rec: Recorder, connection: Any, own: dict[str, Any], method: Any, url: Any) -> tuple[Shape, int]:
     """The shape of a request, and the hash of its URL."""
-    if type(url) is not str or url[:1] != "/" or "%" in url or "://" in url:
+    if type(url) is not str or type(method) is not str or url[:1] != "/" or "://" in url:
         known = fingerprint.url(str(method).upper(), _address(connection, str(url)))
-        return _interned(rec, str(method).upper(), known), known.distinct
-    place = (
-        connection.host,
-        connection.port,
-        connection.default_port,
-        getattr(connection, "_tunnel_host", None),
-        getattr(connection, "_tunnel_port", None),
-    )
+        return interned(rec, str(method).upper(), known, LIBRARY), known.distinct
+    # Of urllib3's connections ``host`` is a property, made of this.
+    host = own.get("host") or own.get("_dns_host") or connection.host
+    place = (host, own.get("port"), connection.default_port, own.get("_tunnel_host"), own.get("_tunnel_port"))
     server = _servers.get(place)
     if server is None:
         if len(_servers) >= _SERVERS:
             _servers.clear()
-        server = _servers[place] = _Server(_address(connection, "/")[:-1])
-    skeleton = fingerprint.skeleton(url)
-    shape = server.known.get((method, skeleton))
-    if shape is None:
-        if len(server.known) >= _SHAPES:
-            server.known.clear()
-        upper = str(method).upper()
-        shape = _interned(rec, upper, fingerprint.url(upper, server.origin + url))
-        if skeleton is not None:
-            server.known[method, skeleton] = shape
-    elif shape.generation is not rec.generation:
-        shape = server.known[method, skeleton] = renewed(rec, shape)
-    return shape, hash((method, server.origin, url)) or 1
-
-
-def _interned(rec: Recorder, method: str, known: fingerprint.UrlShape) -> Shape:
-    return rec.shape("http", method, known.template, target=known.target, library=LIBRARY, effect=effect_of(method))
+        server = _servers[place] = Server(_address(connection, "/")[:-1], LIBRARY)
+    return server.shape(rec, method, url), hash((method, server.origin, url)) or 1
 
 
 def _begin(rec: Recorder, connection: Any, method: Any, url: Any) -> None:
@@ -124,7 +132,7 @@ def _begin(rec: Recorder, connection: Any, method: Any, url: Any) -> None:
             _finish(connection)
         if occupied(rec):
             return
-        shape, distinct = _shape(rec, connection, method, url)
+        shape, distinct = _shape(rec, connection, own, method, url)
         call = rec.begin(shape, params=distinct)
         if call is not None:
             # New also when ``connect`` was called for this request, before its first line was written.

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Final
 
 from jobdoctor import fingerprint
 from jobdoctor.capture.probes.base import Probe, foreign, recorded, recorded_async
-from jobdoctor.capture.probes.http_client import effect_of
+from jobdoctor.capture.probes.http_client import Server, interned
 from jobdoctor.capture.recorder import IDEMPOTENCY_KEY, NEW_CONNECTION, NO_TIMEOUT, Call, Recorder
 
 LIBRARY = "httpx"
@@ -18,9 +18,19 @@ LIBRARY = "httpx"
 
 def _begin(rec: Recorder, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call | None:
     request = args[1] if len(args) > 1 else kwargs["request"]
-    method = request.method
-    known = fingerprint.url(method, str(request.url))
-    shape = rec.shape("http", method, known.template, target=known.target, library=LIBRARY, effect=effect_of(method))
+    method, address = request.method, str(request.url)
+    slash = address.find("/", address.find("://") + 3)
+    origin = address[:slash]
+    server = _servers.get(origin)
+    if server is None:
+        if slash < 0 or "?" in origin or "#" in origin:  # it has no path
+            shape = interned(rec, method, fingerprint.url(method, address), LIBRARY)
+        else:
+            if len(_servers) >= _SERVERS:
+                _servers.clear()
+            server = _servers[origin] = Server(origin, LIBRARY)
+    if server is not None:
+        shape = server.shape(rec, method, address[slash:])
     flags = NO_TIMEOUT
     for value in (request.extensions.get("timeout") or _NO_TIMEOUTS).values():
         if value is not None:
@@ -34,12 +44,15 @@ def _begin(rec: Recorder, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call
                 sent = int(content)
         elif length == _IDEMPOTENCY_KEY and name.lower() == b"idempotency-key":
             flags |= IDEMPOTENCY_KEY
-    call = rec.begin(shape, params=known.distinct, flags=flags)
+    call = rec.begin(shape, params=hash((method, address)) or 1, flags=flags)
     if call is not None and sent:
         call.cell.add(sent=sent)
     return call
 
 
+#: By scheme, host and port.
+_servers: dict[str, Server] = {}
+_SERVERS: Final = 200
 _NO_TIMEOUTS: Final[dict[str, Any]] = {}
 _CONTENT_LENGTH: Final = len("content-length")
 _IDEMPOTENCY_KEY: Final = len("idempotency-key")

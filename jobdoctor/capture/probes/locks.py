@@ -68,6 +68,9 @@ class FileLockProbe(Probe):
 
 # -------------------------------------------------------------------------------------------------------------- threads
 
+_getframe = sys._getframe
+_files = callsites.files
+
 
 def _begin_thread(rec: Recorder, name: str) -> Call | None:
     try:
@@ -109,9 +112,14 @@ class RecordingLock:
         rec.note("lock", kind="thread", target=self._jobdoctor_name, waited_ns=waited, start_ns=call.start)
         return result  # type: ignore[no-any-return]
 
-    __enter__ = acquire
+    def release(self) -> None:
+        """As the lock's own."""
+        self._jobdoctor_lock.release()
 
-    def __exit__(self, *_: Any) -> None:
+    def __enter__(self) -> bool:
+        return True if self._jobdoctor_lock.acquire(False) else self.acquire()
+
+    def __exit__(self, _kind: Any, _error: Any, _traceback: Any) -> None:
         self._jobdoctor_lock.release()
 
     def __getattr__(self, name: str) -> Any:
@@ -134,12 +142,12 @@ class _LockType(type):
 
 def _replacement(real: Any) -> Any:
     def make(_cls: Any, *args: Any, **kwargs: Any) -> Any:
-        lock = real(*args, **kwargs)
-        frame = sys._getframe(1)
-        if not callsites.is_application(frame.f_code.co_filename):
-            return lock
-        where = f"{callsites.relative(frame.f_code.co_filename)}:{frame.f_lineno}"
-        return RecordingLock(lock, f"threading.{name} of {where}")
+        # Libraries make locks by the hundred (a jar of cookies for each request): few steps.
+        filename = _getframe(1).f_code.co_filename
+        if not _files[filename]:
+            return real(*args, **kwargs)
+        where = f"{callsites.relative(filename)}:{_getframe(1).f_lineno}"
+        return RecordingLock(real(*args, **kwargs), f"threading.{name} of {where}")
 
     name = "RLock" if "RLock" in real.__name__ else "Lock"
     kind = _LockType(name, (), {"__new__": make, "__doc__": real.__doc__, "__module__": "threading"})
