@@ -25,6 +25,7 @@ from jobdoctor.model import (
 from jobdoctor.report.attempts import Attempts, attempts
 from jobdoctor.report.calls import CallTable, call_table
 from jobdoctor.report.capture import Capture, capture
+from jobdoctor.report.deaths import DeathCard, death_cards
 from jobdoctor.report.distribution import Distribution, distribution
 from jobdoctor.report.exemplars import Exemplar, exemplars
 from jobdoctor.report.findings import FindingView, StepView, finding_views, step_views
@@ -97,6 +98,7 @@ class ReportContext(Struct, frozen=True):
     kept: list[KeptPrediction]
     wait_distribution: Distribution | None
     run_distribution: Distribution | None
+    deaths: list[DeathCard]
     exemplars: list[Exemplar]
     capture: Capture
     marks: list[tuple[int, str]]
@@ -152,6 +154,7 @@ def build_context(diagnosis: Diagnosis, source_root: Path | None = None) -> Repo
         kept=diagnosis.kept[:SHOWN_PREDICTIONS],
         wait_distribution=distribution(waits or [execution.wait_ns / 1e6 for execution in executions]),
         run_distribution=distribution(runs or [execution.run_ns / 1e6 for execution in executions]),
+        deaths=death_cards(executions),
         exemplars=exemplars(executions),
         capture=capture(diagnosis),
         marks=[(mark.at_ns, f"{mark.kind} {mark.label}") for mark in history.marks],

@@ -18,7 +18,7 @@ SHOWN_CHARACTERS = 400
 _CALL_COLUMNS = ("channel", "fingerprint", "count", "distinct", "total_ms", "mean_ms", "rows", "callsite")
 
 #: Said elsewhere in the report, or by the evidence's own sentence.
-_HIDDEN = frozenset({"execution_id", "stack"})
+_HIDDEN = frozenset({"execution_id", "stack", "certificate"})
 
 _TITLES = {
     "fingerprint": "shape",

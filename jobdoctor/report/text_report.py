@@ -33,6 +33,8 @@ _STATUS_MARKS = {
     "not_checked": ("?", "not checked", ""),
     "crashed": ("x", "crashed", "magenta"),
 }
+#: Of a stack; the HTML report has them all.
+_SHOWN_FRAMES = 8
 _TOGETHER = "\N{NO-BREAK SPACE}"
 _VERDICT_STYLES = {"none": "bold green", "unknown": "bold"}
 
@@ -53,6 +55,7 @@ def render(report: ReportContext, *, color: bool = False, width: int = WIDTH) ->
     _head(console, report)
     _ledger(console, report)
     _what_to_do(console, report)
+    _deaths(console, report)
     _over_time(console, report)
     _checklist(console, report)
     _capture(console, report)
@@ -188,6 +191,21 @@ def _over_time(console: Console, report: ReportContext) -> None:
         _heading(console, "What became of predictions")
         for kept in report.kept:
             _item(console, "- ", predictions.sentence(kept), "", 2)
+
+
+def _deaths(console: Console, report: ReportContext) -> None:
+    if not report.deaths:
+        return
+    _heading(console, "How it died")
+    for card in report.deaths:
+        executions = words.count(card.executions, "execution")
+        _item(console, "- ", f"{card.title} ({executions}): {card.suspect}", "bold", 2)
+        for term, text in card.facts:
+            _item(console, f"{term}: ", text, "", 4)
+        if card.stack:
+            _print(console, f"{card.stack_title}:", "", 4)
+        for frame in card.stack[:_SHOWN_FRAMES]:
+            _item(console, "", f"{frame.callsite} {frame.function}", "" if frame.application else "dim", 6)
 
 
 def _checklist(console: Console, report: ReportContext) -> None:

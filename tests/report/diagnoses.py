@@ -29,6 +29,7 @@ from jobdoctor.model import (
     Sample,
     Saving,
     Span,
+    StackFrame,
     Verdict,
 )
 from tests.builders import ACTIVE_PROBES, EPOCH_NS, MS, SECOND, make_execution, make_group, make_history
@@ -268,7 +269,28 @@ def rich() -> Diagnosis:
     executions[2] = replace(
         executions[2],
         outcome="killed",
-        death=Death(signal=9, cause="oom", last_rss_bytes=104_000_000, in_flight="SELECT customers"),
+        death=Death(
+            signal=9,
+            cause="oom",
+            certain=True,
+            last_rss_bytes=104_000_000,
+            peak_rss_bytes=130_000_000,
+            limit="cgroup",
+            limit_value=134_217_728,
+            oom_kills=1,
+            in_flight="SELECT customers at app/orders.py:41, for 0.1 s",
+            suspect="the kernel's out-of-memory killer: the cgroup's limit of 128 MiB was reached (the job's process "
+            "held 124 MiB), while it was in SELECT customers at app/orders.py:41 for 0.1 s",
+            stack=[
+                StackFrame("sqlalchemy/engine/cursor.py:1120", "CursorResult.fetchall", False),
+                StackFrame("app/orders.py:41", "load_customers", True),
+                StackFrame("app/tasks.py:12", "sync_orders", True),
+            ],
+            stack_source="observed",
+            stack_age_ns=400 * MS,
+            stack_held_ns=2_100 * MS,
+            threads=[[StackFrame("app/progress.py:9", "tick", True)]],
+        ),
         truncated=True,
         spans_dropped=120,
         in_flight=Span(1, 3_900 * MS, 0),
@@ -333,7 +355,7 @@ def hostile() -> Diagnosis:
         1,
         job=bad, job_id=bad, queue=bad, worker=bad, id=bad, outcome="failed", rq_version=bad,
         exception=ExceptionInfo(bad, bad, bad),
-        death=Death(in_flight=bad, cause=bad),
+        death=Death(in_flight=bad, cause=bad, suspect=bad, limit=bad, stack=[StackFrame(bad, bad, True)]),
         payload=Payload(10, 10, bad, "", [PayloadNode(bad, bad, 5)], bad),
         groups=[make_group("sql", fingerprint=bad, target=bad, callsite=bad, relationship=bad, operation=bad)],
         spans=[Span(0, 0, MS)],

@@ -7,11 +7,13 @@ from typing import Any
 import pytest
 
 from jobdoctor.diagnosis.checklist.internals.killed import Killed
-from jobdoctor.model import Death, Execution, Rusage, Sample, Span
+from jobdoctor.model import Death, Execution, Rusage, Sample, Span, StackFrame
 from tests.builders import MS, make_execution, make_group
 from tests.diagnosis.asking import alike, ask, only
 
 GB = 1_000_000_000
+APP = StackFrame("app/img.py:40", "thumbnail", True)
+BELOW = StackFrame("PIL/Image.py:900", "Image.decode", False)
 
 
 def dead(death: Death, **fields: Any) -> Execution:
@@ -32,6 +34,15 @@ def test_fires_on_one_execution() -> None:
         (Death(signal=9, cause="timeout"), "over its timeout of 3 min", "timeout"),
         (Death(signal=11, cause="signal"), "segmentation fault", "isolate"),
         (Death(exit_code=3, cause="exit"), "left by itself with code 3", "config"),
+        (
+            Death(signal=7, cause="segfault", stack=[BELOW, APP]),
+            "a bus error in native code called from app/",
+            "isolate",
+        ),
+        (Death(cause="memory-limit", limit="RLIMIT_AS", limit_value=GB), "cut short: it ran into RLIMIT_AS", "memory"),
+        (Death(signal=24, cause="cpu-limit"), "used up its limit of CPU time", "optimize"),
+        (Death(cause="file-limit", limit="RLIMIT_FSIZE", limit_value=GB), "a file outgrew RLIMIT_FSIZE", "config"),
+        (Death(cause="lost-worker"), "its worker was killed", "config"),
         (Death(), "vanished", "memory"),
     ],
 )
@@ -60,11 +71,46 @@ def test_what_was_inherited_at_the_fork_is_not_the_jobs_memory() -> None:
         make_execution(outcome="killed", death=Death(signal=9, cause="stopped")),
         make_execution(outcome="failed"),
         make_execution(outcome="timeout"),
+        make_execution(outcome="timeout", death=Death(cause="timeout")),
+        make_execution(outcome="killed", death=Death(signal=9, cause="shutdown")),
     ],
-    ids=["stopped", "stopped by kill", "failed", "timed out by itself"],
+    ids=["stopped", "stopped by kill", "failed", "timed out by itself", "RQ's exception", "worker told twice to stop"],
 )
 def test_silent_on_look_alikes(execution: Execution) -> None:
     assert ask(Killed, [execution]) == []
+
+
+def test_the_counters_of_its_control_group_are_believed() -> None:
+    counted = dead(Death(signal=9, cause="signal", last_rss_bytes=2 * GB, oom_kills=0))
+    assert "SIGKILL" in only(ask(Killed, [counted])).title
+
+
+def test_a_deploy_is_not_counted_among_the_deaths() -> None:
+    deploy = dead(Death(signal=9, cause="shutdown"))
+    finding = only(ask(Killed, [dead(Death(signal=9, cause="oom", last_rss_bytes=GB)), deploy, *alike(number=2)]))
+    assert finding.title.startswith("1 of 4 executions was killed: ")
+
+
+def test_the_certificate_is_the_evidence() -> None:
+    death = Death(
+        signal=9,
+        cause="oom",
+        last_rss_bytes=GB,
+        limit="cgroup",
+        limit_value=GB,
+        suspect="the kernel's out-of-memory killer: ...",
+        stack=[BELOW, APP],
+        stack_source="observed",
+        stack_age_ns=400 * MS,
+    )
+    finding = only(ask(Killed, [dead(death, samples=[Sample(1, 1, GB // 2, 0)])]))
+    assert finding.callsite == "app/img.py:40"
+    texts = [evidence.text for evidence in finding.evidence]
+    assert texts[0] == "The suspect: the kernel's out-of-memory killer: ..."
+    assert finding.evidence[0].data["certificate"]["limit"] == "cgroup"
+    assert "Last known stack (400 ms before): app/img.py:40 thumbnail" in texts
+    (curve,) = [evidence.data for evidence in finding.evidence if evidence.kind == "series"]
+    assert curve == {"rss_bytes": [[1, GB // 2]], "limit_bytes": GB}
 
 
 def test_the_whole_finding() -> None:

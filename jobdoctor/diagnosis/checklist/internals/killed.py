@@ -2,8 +2,11 @@
 
 ## What it looks for
 
-Executions whose work horse was killed by a signal, was ended by the worker for running over its timeout, or left
-without a word. A job that somebody stopped does not count. One such execution is enough.
+Executions whose work horse was killed by a signal, was ended by the worker for running over its timeout, left without
+a word, died with its worker, or met a limit of its process. Each has a death certificate: signal or exit code, the
+kernel's counters, the last memory, the call in flight and the last known Python stack, which is read from outside while
+the job runs and written by the process itself when native code faults. A job that somebody stopped does not count, nor
+does one whose worker was told twice to stop. One such execution is enough.
 
 ## Why it costs time
 
@@ -13,8 +16,9 @@ terminated unexpectedly"; when memory is the reason, other jobs on the host suff
 ## What to do
 
 Look at the last memory and at the call that was running. Out of memory: process in slices, stream instead of loading
-all, or give the queue a host with more. Over the timeout: split the job, or give the call a timeout of its own. A
-segmentation fault comes from native code: update the library, or do not share its objects over the fork.
+all, or give the queue a host with more. Over the timeout: split the job, or give the call a timeout of its own, and do
+not catch `Exception` around all of it. A segmentation fault comes from native code: update the library that the stack
+names, or do not share its objects over the fork.
 
 ## When it is a false alarm
 
@@ -25,11 +29,25 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Iterator, Sequence
+from typing import Any
+
+from msgspec import to_builtins
 
 from jobdoctor.diagnosis import measure
 from jobdoctor.diagnosis.measure import words_bytes, words_ms, words_share
 from jobdoctor.diagnosis.rule import Limit, Rule
 from jobdoctor.model import Death, Evidence, Execution, Finding, JobHistory, RecommendationKind
+
+#: Whose words leave no doubt.
+_SURE = frozenset({"oom", "timeout", "segfault", "exit", "memory-limit", "cpu-limit", "file-limit", "lost-worker"})
+_MEMORY_LIMITS = frozenset({"cgroup", "machine", "RLIMIT_AS", "RLIMIT_DATA"})
+_SHOWN_FRAMES = 3
+_FAULTS: dict[int, str] = {
+    signal.SIGBUS: "a bus error",
+    signal.SIGABRT: "an abort",
+    signal.SIGILL: "an illegal instruction",
+    signal.SIGFPE: "a floating point exception",
+}
 
 
 class Killed(Rule):
@@ -56,12 +74,15 @@ class Killed(Rule):
             by_cause.setdefault(self._cause(execution), []).append(execution)
         for cause, executions in sorted(by_cause.items(), key=lambda item: -len(item[1])):
             # The outcomes count every execution of the window, the details are a sample of them.
-            number = max(len(executions), history.outcomes.get("killed", 0) if len(by_cause) == 1 else 0)
+            alone = len(by_cause) == 1 and not any(_ended_by_somebody(each) for each in history.executions)
+            number = max(len(executions), history.outcomes.get("killed", 0) if alone else 0)
             yield self._describe(history, cause, executions, number)
 
     def _cause(self, execution: Execution) -> str:
         """The suspect: what the recording says, or memory when a SIGKILL met much of it."""
         death = execution.death or Death()
+        if death.oom_kills is not None:
+            return death.cause  # the counters of its control group say whether it was memory
         if death.cause == "signal" and death.signal == signal.SIGSEGV:
             return "segfault"
         if death.cause in ("signal", "unknown") and death.signal == signal.SIGKILL:
@@ -78,27 +99,37 @@ class Killed(Rule):
         doing = next((each.death.in_flight for each in executions if each.death and each.death.in_flight), "")
         kind, suspect, text = _advice(cause, death, newest, peak)
         were = "was" if number == 1 else "were"
-        title = f"{number} of {max(number, history.executions_total)} executions {were} killed: {suspect}"
-        facts = [Evidence("fact", f"The suspect: {suspect}", {"cause": cause, "signal": death.signal})]
+        ended = "cut short" if cause in ("memory-limit", "file-limit") else "killed"
+        title = f"{number} of {max(number, history.executions_total)} executions {were} {ended}: {suspect}"
+        data: dict[str, Any] = {"cause": cause, "signal": death.signal, "certificate": to_builtins(death)}
+        facts = [Evidence("fact", f"The suspect: {death.suspect or suspect}", data)]
         if last:
+            limit = f", of a limit of {words_bytes(death.limit_value)}" if death.limit in _MEMORY_LIMITS else ""
             facts.append(
-                Evidence("fact", f"Last memory {words_bytes(last)}, {words_bytes(peak)} above the fork's baseline")
+                Evidence(
+                    "fact", f"Last memory {words_bytes(last)}, {words_bytes(peak)} above the fork's baseline{limit}"
+                )
             )
         facts.append(Evidence("fact", f"It was in {doing}" if doing else "No recorded call was running when it died"))
+        if death.stack:
+            facts.append(Evidence("fact", *_stack(death)))
         series = [[sample.at_ns, sample.rss_bytes] for sample in newest.samples]
         if series:
-            facts.append(Evidence("series", "Memory of the newest killed execution", {"rss_bytes": series}))
+            curve: dict[str, Any] = {"rss_bytes": series}
+            if death.limit in _MEMORY_LIMITS:
+                curve["limit_bytes"] = death.limit_value
+            facts.append(Evidence("series", "Memory of the newest killed execution", curve))
         facts.append(measure.execution_evidence(newest, "Newest killed execution"))
         saving = lost * share
         return self.finding(
             severity="critical",
-            confidence=0.95 if cause in ("oom", "timeout", "segfault", "exit") else 0.8,
+            confidence=0.95 if cause in _SURE else 0.8,
             title=title,
             cost_ms=saving,
             saving=(saving / 2, saving, saving),
             kind=kind,
             text=text,
-            callsite=_in_flight_callsite(newest),
+            callsite=_in_flight_callsite(newest) or next((one.callsite for one in death.stack if one.application), ""),
             evidence=[
                 *facts,
                 Evidence(
@@ -110,9 +141,28 @@ class Killed(Rule):
 
 
 def _died(execution: Execution) -> bool:
-    if execution.outcome == "stopped" or (execution.death is not None and execution.death.cause == "stopped"):
+    if _ended_by_somebody(execution):
         return False
+    if execution.outcome == "timeout":
+        return False  # by RQ's exception: the horse lived, and timeout-misfit looks at it
     return execution.outcome == "killed" or execution.death is not None
+
+
+def _ended_by_somebody(execution: Execution) -> bool:
+    death = execution.death
+    return execution.outcome == "stopped" or (death is not None and death.cause in ("stopped", "shutdown"))
+
+
+def _stack(death: Death) -> tuple[str, dict[str, Any]]:
+    """The last known stack as a sentence, and as data."""
+    when = {"fault": "as it died", "exit": "as it left", "exception": "where it was cut"}.get(death.stack_source, "")
+    if not when:
+        age_ms = death.stack_age_ns / 1e6
+        when = f"{words_ms(age_ms)} before" if age_ms >= 1 else "in the call"
+    frames = [frame for frame in death.stack if frame.application] or death.stack
+    shown = ", called from ".join(f"{frame.callsite} {frame.function}" for frame in frames[:_SHOWN_FRAMES])
+    rows = [[frame.callsite, frame.function, frame.application] for frame in death.stack]
+    return f"Last known stack ({when}): {shown}", {"stack": rows}
 
 
 def _last_rss(execution: Execution) -> int:
@@ -161,10 +211,41 @@ def _advice(cause: str, death: Death, execution: Execution, peak: int) -> tuple[
             "work is really that long.",
         )
     if cause == "segfault":
+        fault = _FAULTS.get(death.signal, "a segmentation fault")
+        where = next((frame.callsite for frame in death.stack if frame.application), "")
+        called = f" called from {where}" if where else ""
+        library = next((frame.callsite for frame in death.stack[:1] if not frame.application), "")
+        below = f"below {library}" if library else "in the in-flight call"
         return (
             "isolate",
-            "a segmentation fault in native code",
-            "Find the native library in the in-flight call and update it. Do not share its objects over the fork.",
+            f"{fault} in native code{called}",
+            f"Find the native library {below} and update it. Do not share its objects over the fork.",
+        )
+    if cause == "memory-limit":
+        return (
+            "memory",
+            f"it ran into {death.limit} of {words_bytes(death.limit_value)}",
+            "Process the data in slices or stream it. Or raise the limit, which the worker's service or the job sets.",
+        )
+    if cause == "cpu-limit":
+        return (
+            "optimize",
+            "it used up its limit of CPU time (RLIMIT_CPU)",
+            "Make the computation cheaper, or split the job. Or raise the limit, which the worker's service or the "
+            "job sets.",
+        )
+    if cause == "file-limit":
+        return (
+            "config",
+            f"a file outgrew {death.limit} of {words_bytes(death.limit_value)}",
+            "Write smaller files. Or raise the limit, which the worker's service or the job sets.",
+        )
+    if cause == "lost-worker":
+        return (
+            "config",
+            "its worker was killed, and the job with it",
+            "Look what ended the worker at that time: a deploy, an operator, or the container's limit. A control group "
+            "with `memory.oom.group` loses all its processes when one of them takes too much.",
         )
     if cause == "exit":
         code = "" if death.exit_code is None else f" with code {death.exit_code}"
