@@ -165,21 +165,21 @@ def rendered_report(day: str) -> int:
 
 
 def supplier_offer(sku: str) -> int:
-    answer = http().get(f"{upstream_url()}/offers/{sku}", timeout=TIMEOUT)
+    answer = http().get(f"{upstream_url()}/offers", params={"sku": sku}, timeout=TIMEOUT)
     answer.raise_for_status()
     cents: int = answer.json()["cents"]
     return cents
 
 
 def review_stars(sku: str) -> int:
-    answer = http().get(f"{upstream_url()}/reviews/{sku}", timeout=TIMEOUT)
+    answer = http().get(f"{upstream_url()}/reviews", params={"sku": sku}, timeout=TIMEOUT)
     answer.raise_for_status()
     stars: int = answer.json()["stars"]
     return stars
 
 
 def delivery_days(sku: str) -> int:
-    answer = http().get(f"{upstream_url()}/delivery/{sku}", timeout=TIMEOUT)
+    answer = http().get(f"{upstream_url()}/delivery", params={"sku": sku}, timeout=TIMEOUT)
     answer.raise_for_status()
     days: int = answer.json()["days"]
     return days

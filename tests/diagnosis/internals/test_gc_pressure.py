@@ -31,6 +31,11 @@ def test_collections_that_came_by_themselves_are_only_remarked() -> None:
     assert only(ask(GcPressure, collecting(200, 400, count=300))).severity == "warning"
 
 
+def test_one_collection_at_the_end_is_only_remarked() -> None:
+    assert only(ask(GcPressure, collecting(120, count=2))).severity == "info"
+    assert only(ask(GcPressure, collecting(120, count=3))).severity == "warning"
+
+
 def test_fires_at_the_limit() -> None:
     assert ask(GcPressure, collecting(40, 395))
 

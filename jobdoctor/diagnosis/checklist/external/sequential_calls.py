@@ -5,7 +5,9 @@
 GET requests of different templates (or different hosts, or a few of one template), each at least `call_ms` long, made
 one after the other in one thread. Loops of one template are left to n-plus-one-http. Requests that follow from
 another one are left out where that can be seen: redirects, pages, polls, repeated and failed requests. What the code
-does with an answer before it asks the next cannot be seen, so the finding says "if independent".
+does with an answer before it asks the next cannot be seen. A request is taken for independent when it goes to another
+host, when nothing in its URL varies, or when it asks for the same thing (the same query names) as the one before; where
+fewer than `chain_calls` others could be a chain (an order, then its customer), the finding is only a remark.
 
 ## Why it costs time
 
@@ -21,7 +23,7 @@ an endpoint that answers all of them at once is better still.
 ## When it is a false alarm
 
 When a request is made from what an earlier one answered (a token, an id, a link), or when the service allows only one
-request at a time. Two requests to one host often are such a pair, and are only remarked.
+request at a time.
 """
 
 from __future__ import annotations
@@ -55,7 +57,12 @@ class SequentialCalls(TimeRule):
     needs = ("http",)
     related_to = ("JD402", "JD205")
 
-    requests = Limit(3, "calls", "requests for each execution from which it may be a warning", "Sentry: 3 HTTP spans")
+    chain_calls = Limit(
+        4,
+        "calls",
+        "requests to one host from which it may be a warning though ids in their URLs may come from earlier answers",
+        "own: an order, its customer and the customer's address are three; Sentry takes 3 HTTP spans for any",
+    )
     call_ms = Limit(
         30,
         "ms",
@@ -109,7 +116,8 @@ class SequentialCalls(TimeRule):
         hosts = Counter(each.first.target for each in calls)
         saved = sums - longest
         severity = self.severity(saved, whole, calls=number)
-        if number < self.limits.requests and len(hosts) < 2:
+        chained = _may_be_chained(calls)
+        if chained and number < self.limits.chain_calls:
             severity = "info"
         lead = calls[0].first
         where = f"{words_count(len(hosts))} hosts" if len(hosts) > 1 else (lead.target or "one host")
@@ -117,7 +125,7 @@ class SequentialCalls(TimeRule):
         line = _outer_line(calls) if len(lines) > 1 else lead.callsite
         return self.finding(
             severity=severity,
-            confidence=0.7 if len(hosts) > 1 else 0.6,
+            confidence=0.6 if chained else 0.75,
             title=f"{words_count(number)} requests to {where} one after the other take {words_ms(sums)}, the longest "
             f"{words_ms(longest)}",
             cost_ms=sums,
@@ -135,13 +143,26 @@ class SequentialCalls(TimeRule):
                 ),
                 Evidence(
                     "fact",
-                    "None is a redirect, a further page or a repeat of another; whether one is made from another's "
-                    "answer cannot be seen from outside",
+                    "None is a redirect, a further page or a repeat of another"
+                    + ("; whether an id comes from an earlier answer cannot be seen from outside" if chained else ""),
                     {"hosts": dict(hosts)},
                 ),
                 measure.execution_evidence(calls[0].largest_execution, "Longest request"),
             ],
         )
+
+
+def _may_be_chained(calls: Sequence[Calls]) -> bool:
+    """Whether a request may be made from what an earlier one of its host answered: something in its URL varies, and it
+    is not what the earlier one asked for as well."""
+    asked: dict[str, set[str]] = {}
+    for each in sorted(calls, key=lambda one: min(group.first_start_ns for group in one.groups)):
+        path, _, names = each.first.fingerprint.partition("?")
+        earlier = asked.setdefault(each.first.target, set())
+        if earlier and ("{}" in path or (names and names not in earlier)):
+            return True
+        earlier.add(names)
+    return False
 
 
 def _loops(executions: Iterable[Execution], least: float) -> set[tuple[str, str]]:

@@ -52,6 +52,9 @@ class GcPressure(TimeRule):
         "measured: one full collection in a forked horse with a web framework takes 20 to 30 ms, once is natural",
     )
     full_ms = Limit(3, "ms", "mean pause from which collections are full ones", "own: young ones take 0.01 to 1 ms")
+    full_calls = Limit(
+        3, "collections", "full collections below which it is never more than info", "own: once, at the end, is tidy"
+    )
     natural_ms = Limit(
         200,
         "ms",
@@ -75,7 +78,7 @@ class GcPressure(TimeRule):
     def _describe(self, executions: Sequence[Execution], spent: float, own: float) -> Finding:
         count = measure.mean(each.gc_count for each in executions)
         pause = measure.mean(each.gc_ns for each in executions) / measure.NS_PER_MS / count if count else 0.0
-        full = pause >= self.limits.full_ms
+        full = pause >= self.limits.full_ms and count >= self.limits.full_calls
         most = max(executions, key=_collecting_ms)
         return self.finding(
             severity=self.severity(0.8 * spent, own) if full or spent >= self.limits.natural_ms else "info",
