@@ -142,6 +142,9 @@ class SpanGroup(Struct, frozen=True, omit_defaults=True):
     function: str = ""  # qualified name of the function at the callsite
     stack: list[str] = field(default_factory=list)  # application frames, innermost first: "app/repo.py:12 fetch"
     relationship: str = ""  # "Order.items", when an ORM's lazy load made the call
+    #: How the ORM came to load it: "select" (on first access), "deferred" (a column left out), "dynamic" (a collection
+    #: that is a query: SQLAlchemy's dynamic relationships, Django's related managers).
+    load_strategy: str = ""
 
     count: int = 0
     total_ns: int = 0

@@ -12,6 +12,7 @@ from typing import Any, cast
 
 from msgspec import Struct, field, msgpack
 
+from jobdoctor.capture import relationships
 from jobdoctor.capture.layout import (
     C_BATCHED,
     C_BLOCKED,
@@ -221,6 +222,7 @@ def _cpu_ns(words: memoryview, at: int, count: int) -> int:
 def _group(view: _View, at: int, tallies: dict[str, dict[str, int]]) -> SpanGroup:
     words = view.words
     channel, operation, fingerprint, target, library, effect, relationship = view.shape(words[at + C_SHAPE])
+    relationship, load_strategy = relationships.parts(relationship)
     site = view.text(words[at + C_SITE]).split("\n")
     count = words[at + C_COUNT]
     return SpanGroup(
@@ -234,6 +236,7 @@ def _group(view: _View, at: int, tallies: dict[str, dict[str, int]]) -> SpanGrou
         function=site[1] if len(site) > 1 else "",
         stack=site[2:],
         relationship=relationship,
+        load_strategy=load_strategy,
         count=count,
         total_ns=words[at + C_TOTAL] if count else 0,
         min_ns=words[at + C_MIN],

@@ -25,6 +25,7 @@ from jobdoctor.capture.probes.statements import (
     track,
 )
 from jobdoctor.capture.recorder import Recorder
+from jobdoctor.capture.relationships import lazily
 
 LIBRARY = "django"
 _DATABASE = "_jobdoctor_database"
@@ -251,14 +252,14 @@ def _without_label(original: Callable[..., Any]) -> Callable[..., Any]:
 
 def _of_foreign_key(descriptor: Any, *_: Any) -> str:
     field = descriptor.field
-    return f"{field.model.__name__}.{field.name}"
+    return lazily(f"{field.model.__name__}.{field.name}", "select")
 
 
 def _of_deferred_field(attribute: Any, instance: Any = None, *_: Any) -> str:
     field = attribute.field
     if instance is None or field.attname in instance.__dict__:
         return ""
-    return f"{type(instance).__name__}.{field.name}"
+    return lazily(f"{type(instance).__name__}.{field.name}", "deferred")
 
 
 def _of_related_rows(queryset: Any) -> str:
@@ -294,13 +295,14 @@ def _find_accessor(model: Any, target: Any, rows: type) -> str:
         return ""
     if target.model is rows or issubclass(rows, target.model):
         name = remote.get_accessor_name()
-        return f"{remote.model.__name__}.{name}" if name else ""
+        strategy = "select" if target.one_to_one else "dynamic"
+        return lazily(f"{remote.model.__name__}.{name}", strategy) if name else ""
     for field in (*model._meta.many_to_many, *model._meta.related_objects):  # through a table in between
         if field.many_to_many:
             through = field.through if field.auto_created else field.remote_field.through
             if through is target.model and field.related_model is rows:
                 name = field.get_accessor_name() if field.auto_created else field.name
-                return f"{model.__name__}.{name}"
+                return lazily(f"{model.__name__}.{name}", "dynamic")
     return ""
 
 

@@ -41,6 +41,7 @@ from jobdoctor.capture.probes.redis_lock import RedisLockProbe
 from jobdoctor.capture.probes.redis_pool import RedisPoolProbe
 from jobdoctor.capture.probes.sleep import AsyncioSleepProbe, SleepProbe
 from jobdoctor.capture.probes.sqlalchemy_dialect import SqlAlchemyProbe
+from jobdoctor.capture.probes.sqlalchemy_loading import SqlAlchemyLoadingProbe
 from jobdoctor.capture.probes.sqlalchemy_pool import SqlAlchemyPoolProbe
 from jobdoctor.capture.probes.sqlite_driver import SqliteProbe
 from jobdoctor.capture.probes.subprocesses import SubprocessProbe
@@ -57,6 +58,7 @@ PROBES: tuple[Probe, ...] = (
     MysqlclientProbe(),
     SqlAlchemyProbe(),
     DjangoProbe(),
+    SqlAlchemyLoadingProbe(),
     SqlAlchemyPoolProbe(),
     PsycopgPoolProbe(),
     AsyncpgPoolProbe(),

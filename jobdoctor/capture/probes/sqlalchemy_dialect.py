@@ -32,6 +32,7 @@ from jobdoctor.capture.probes.statements import (
     track,
 )
 from jobdoctor.capture.recorder import Call, Recorder
+from jobdoctor.capture.relationships import lazily
 
 LIBRARY = "sqlalchemy"
 #: SQLAlchemy's names for one kind of server.
@@ -277,7 +278,7 @@ def _lazy_load(original: Callable[..., Any]) -> Callable[..., Any]:
         if recorder.current is None:
             return original(self, *args, **kwargs)
         try:
-            token = relationship.set(f"{self.parent.class_.__name__}.{self.key}")
+            token = relationship.set(lazily(f"{self.parent.class_.__name__}.{self.key}", "select"))
         except Exception as error:
             if foreign(error):
                 raise

@@ -13,7 +13,7 @@ from jobdoctor.capture.probes.base import foreign, occupied, renewed
 from jobdoctor.capture.recorder import BATCHED, NEW_CONNECTION, Call, Recorder, Shape
 from jobdoctor.fingerprint import SqlShape
 
-#: "Order.items" while an ORM loads it because it was touched.
+#: A relationship with its strategy (``relationships.lazily``), while an ORM loads it because it was touched.
 relationship: ContextVar[str] = ContextVar("jobdoctor_relationship", default="")
 
 #: Statements remembered for each database; raw SQL with literals in it makes each text a new one.

@@ -91,6 +91,11 @@ def test_a_lazy_load_names_its_relationship(record: Record, alias: str) -> None:
         ("Order.customer", 3), ("Order.items", 3), ("Order.products", 3), ("Order.invoice", 3), ("Product.orders", 2),
     }  # fmt: skip
     assert sum(group.relationship == "Order.items" for group in recorded.of("sql")) == 2
+    strategies = {group.relationship: group.load_strategy for group in recorded.of("sql")}
+    assert strategies == {
+        "": "", "Order.customer": "select", "Order.items": "dynamic", "Order.products": "dynamic",
+        "Order.invoice": "select", "Product.orders": "dynamic",
+    }  # fmt: skip
     with record() as recorded:
         sizes(
             shop.Order.objects.using(alias).select_related("customer", "invoice").prefetch_related("items", "products")
@@ -115,6 +120,7 @@ def test_a_deferred_field_names_itself(record: Record, alias: str) -> None:
             assert customer.notes == "secret"
     listed, loaded = recorded.of("sql")
     assert (listed.relationship, loaded.relationship, loaded.count) == ("", "Customer.notes", 3)
+    assert loaded.load_strategy == "deferred"
     assert "secret" not in str(recorded.recording)
 
 

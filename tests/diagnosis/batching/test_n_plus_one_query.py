@@ -218,3 +218,13 @@ def test_djangos_snippet_speaks_django(relationship: str, where: str, load: str)
     shape = f'SELECT "x"."id" FROM "shop_item" WHERE {where} LIMIT ?'
     raw = make_group(library="django", relationship=relationship, fingerprint=shape, count=100, ms=500)
     assert load in only(ask(NPlusOneQuery, alike(raw, run_ms=1_000))).recommendation.snippet
+
+
+def test_a_deferred_field_is_to_be_loaded_with_its_row() -> None:
+    shape = 'SELECT "shop_order"."id", "shop_order"."notes" FROM "shop_order" WHERE "shop_order"."id" = ? LIMIT ?'
+    raw = make_group(
+        library="django", relationship="Order.notes", load_strategy="deferred", fingerprint=shape, count=100, ms=500
+    )
+    advice = only(ask(NPlusOneQuery, alike(raw, run_ms=1_000))).recommendation
+    assert "defer() or only()" in advice.text
+    assert "select_related" not in advice.snippet

@@ -229,11 +229,18 @@ def _django_cure(group: SpanGroup) -> tuple[str, str]:
     """A row's own key is what a foreign key asks for, another column what the rows that point at it have."""
     model, _, attribute = group.relationship.rpartition(".")
     many = round_trips.plural(model.lower())
+    if group.load_strategy == "deferred":
+        return (
+            f"{group.relationship} is left out where the {many} are loaded, by defer() or only(), and then asked for "
+            "one by one. Load it with them.",
+            f"# where the {many} are loaded for {group.callsite}\n"
+            f'{many} = {model}.objects.all()  # without defer("{attribute}"), or with it in only(...)',
+        )
     one = round_trips.bare_name(round_trips.looked_up_column(group.fingerprint)) == "id"
     load = "select_related" if one else "prefetch_related"
     text = f"Load {group.relationship} with the rows that need it, by {load}(). "
     if one:
-        text += "The loop's lazy loads become a join. A field that was deferred is loaded without defer() and only()."
+        text += "The loop's lazy loads become a join."
     else:
         text += (
             "The loop's lazy loads become one more query, whatever the number of rows. What is filtered in the loop "
