@@ -309,6 +309,11 @@ CASES: list[Case] = [
         _tidy("payments.refund_order_patiently", lambda shop, n: shop.returned(n + 1), lane="refunds"),
     ),
     Case(
+        "JD603",
+        Load("payments.settle_order", lambda shop, n: shop.settled(n), rounds=28),
+        _tidy("payments.settle_or_put_off", lambda shop, n: shop.settled_or_put_off(n), rounds=28),
+    ),
+    Case(
         "JD604",
         Load("payments.capture_payment", lambda shop, n: shop.parcel_sent(n + 1)),
         _tidy("payments.capture_or_decline", lambda shop, n: shop.parcel_sent_or_declined(n + 1)),

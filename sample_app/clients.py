@@ -102,6 +102,11 @@ def rate_to(country: str) -> str:
     return rate
 
 
+def settle(order_id: int) -> requests.Response:
+    """Settles an order with the clearing house."""
+    return http().put(f"{upstream_url()}/clearing/{order_id}", json={}, timeout=TIMEOUT)
+
+
 def offer(sku: str, cents: int) -> int:
     """Offers an article on the marketplace; gives the price at which it is listed."""
     answer = http().put(f"{upstream_url()}/market/{sku}", json={"cents": cents}, timeout=TIMEOUT)

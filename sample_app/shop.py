@@ -221,6 +221,12 @@ class Shop:
     def tariffs_changed(self) -> list[Job]:
         return [self.tidy.enqueue(shipping.keep_tariffs, ["AT", "FR"])]
 
+    def settled(self, order_id: int) -> list[Job]:
+        return [self.default.enqueue(payments.settle_order, order_id)]
+
+    def settled_or_put_off(self, order_id: int) -> list[Job]:
+        return [self.tidy.enqueue(payments.settle_or_put_off, order_id)]
+
     def declare(self, shipment_id: int) -> list[Job]:
         return [self.default.enqueue(shipping.declare_parcel, shipment_id, job_timeout=1)]
 

@@ -27,6 +27,8 @@ SLOW_MS = {
 PICKUP_MS = 350.0
 #: What others ask on the marketplace, in cents.
 MARKET_CENTS = 990
+#: Of thirty orders in a row, those that find the clearing house closed.
+CLOSED = range(14, 22)
 #: What customs take for a form that somebody has to look at, in ms.
 STUCK_MS = 4_000.0
 
@@ -104,6 +106,9 @@ class Handler(BaseHTTPRequestHandler):
             # A cent below what is asked, down to what others ask.
             self.listed[name] = max(MARKET_CENTS, body["cents"] - 1)
             self._answer(200, {"cents": self.listed[name]})
+        elif service == "clearing":
+            # Closed for a while, in the middle of the day.
+            self._answer(503 if int(name) % 30 in CLOSED else 200, {})
         elif service == "letters":
             self._print(name)
         elif service == "crm":

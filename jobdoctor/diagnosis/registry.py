@@ -41,6 +41,7 @@ RULES: dict[str, tuple[str, str]] = {
     "JD503": ("locks.pool_wait", "PoolWait"),
     "JD601": ("retries.excessive_retries", "ExcessiveRetries"),
     "JD602": ("retries.retry_storm", "RetryStorm"),
+    "JD603": ("retries.failure_cluster", "FailureCluster"),
     "JD604": ("retries.retrying_permanent_error", "RetryingPermanentError"),
     "JD605": ("retries.timeout_misfit", "TimeoutMisfit"),
     "JD606": ("retries.always_failing", "AlwaysFailing"),

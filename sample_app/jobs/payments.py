@@ -149,3 +149,19 @@ def send_voucher_once(order_id: int) -> str:
     voucher = clients.issue_voucher(order_id, key=f"sorry-{order_id}")
     clients.print_letter(f"sorry-once-{order_id}", f"Your voucher: {voucher}")
     return _captured(order_id, "compensated")
+
+
+def settle_order(order_id: int) -> str:
+    """Tells the clearing house that an order is settled."""
+    clients.settle(order_id).raise_for_status()
+    return "settled"
+
+
+def settle_or_put_off(order_id: int) -> str:
+    """Tells the clearing house that an order is settled. While it is closed, the order is put off until the night."""
+    answer = clients.settle(order_id)
+    if answer.status_code == requests.codes.service_unavailable:
+        cache().rpush("settle:tonight", order_id)
+        return "put off"
+    answer.raise_for_status()
+    return "settled"

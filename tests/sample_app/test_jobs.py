@@ -109,6 +109,13 @@ def test_addresses_are_looked_at_and_only_one_job_says_so(shop_engine: Engine) -
     assert shipping.report_addresses(DAY) == {"parcels": seed.DAYS * seed.ORDERS_A_DAY, "without_address": 0}
 
 
+def test_while_the_clearing_house_is_closed_orders_are_put_off(shop_engine: Engine) -> None:
+    assert payments.settle_order(1) == payments.settle_or_put_off(1) == "settled"
+    with pytest.raises(requests.HTTPError, match="503"):
+        payments.settle_order(14)
+    assert payments.settle_or_put_off(14) == "put off"
+
+
 def test_what_customs_do_not_answer_in_time_is_postponed(shop_engine: Engine) -> None:
     assert shipping.declare_parcel(1) == shipping.declare_or_postpone(1) == "1"
     assert shipping.declare_or_postpone(2) == "postponed"
