@@ -11,9 +11,7 @@ from __future__ import annotations
 
 import os
 import platform
-import select
 import time
-from collections.abc import Callable
 from resource import struct_rusage
 from typing import Protocol
 
@@ -307,46 +305,6 @@ class Sampler:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-def wait_and_sample(
-    pid: int, sampler: Sampler, on_tick: Callable[[int], None] | None = None
-) -> tuple[int, int, struct_rusage]:
-    """Wait for a child as ``os.wait4(pid, 0)`` does, sampling it meanwhile; returns the same tuple.
-
-    ``on_tick(elapsed_ns)`` is called after each sample, with the time since the sampler was made: work of the parent
-    that may fail is done there. What it raises is swallowed, what a signal handler raises (RQ's heartbeats) goes
-    through; call again to go on waiting. Raises ChildProcessError when there is no such child, as ``os.wait4`` does.
-    """
-    try:
-        descriptor = os.pidfd_open(pid)
-    except (AttributeError, OSError):
-        descriptor = -1
-    try:
-        waiter = None
-        if descriptor >= 0:
-            waiter = select.poll()
-            waiter.register(descriptor, select.POLLIN)
-        while True:
-            sampler.sample()
-            if on_tick is not None:
-                try:
-                    on_tick(time.perf_counter_ns() - sampler.started_ns)
-                except Exception as error:
-                    if foreign(error):
-                        raise
-            interval_s = sampler.interval_s()
-            if waiter is not None:
-                if waiter.poll(interval_s * 1000):
-                    return os.wait4(pid, 0)
-            else:
-                done = os.wait4(pid, os.WNOHANG)
-                if done[0]:
-                    return done
-                time.sleep(interval_s)
-    finally:
-        if descriptor >= 0:
-            os.close(descriptor)
 
 
 def inherited_bytes(pid: int) -> int:

@@ -23,7 +23,7 @@ from rq.timeouts import JobTimeoutException
 from jobdoctor.capture import crash_log, last_stack, recorder, stack_profile
 from jobdoctor.capture.file_io import FileMeter
 from jobdoctor.model import Outcome
-from jobdoctor.rq import exceptions, stamps
+from jobdoctor.rq import exceptions, ptracer, stamps
 from jobdoctor.rq.facts import attempt
 from jobdoctor.rq.guard import Guard
 from jobdoctor.rq.names import dotted
@@ -305,9 +305,9 @@ class _MeasuringSerializer:
 SPAWN_VARIABLE = "JOBDOCTOR_HORSE"
 
 
-def spawn_value(path: str, profile_path: str, execution_id: str) -> str:
+def spawn_value(path: str, profile_path: str, witness: int, execution_id: str) -> str:
     """The value of SPAWN_VARIABLE."""
-    return "|".join((path, profile_path, execution_id))
+    return "|".join((path, profile_path, str(witness), execution_id))
 
 
 def from_environment(guard: Guard) -> Horse | None:
@@ -315,10 +315,13 @@ def from_environment(guard: Guard) -> Horse | None:
     value = os.environ.pop(SPAWN_VARIABLE, "")
     if not value:
         return None
-    path, profile_path, execution_id = value.split("|", 2)
+    path, profile_path, witness, execution_id = value.split("|", 3)
     memory = recorder.open_memory(path)
     if memory.path is None:
         return None
+    with guard("witness"):
+        ptracer.prepare()
+        ptracer.allow(int(witness))
     with guard("crash log"):
         crash_log.arm_path(crash_log.crash_path(path))
     return Horse(recorder.Recorder(memory.buffer), execution_id, guard, profile_path)

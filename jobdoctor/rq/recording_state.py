@@ -10,6 +10,7 @@ from typing import Any
 from jobdoctor.capture import recorder
 from jobdoctor.capture.crash_log import CrashLog, crash_path
 from jobdoctor.capture.memory import memory_path, open_memory, remove_stale
+from jobdoctor.rq import ptracer
 from jobdoctor.rq.guard import log
 from jobdoctor.rq.witness_link import Setting, WitnessLink
 
@@ -29,6 +30,7 @@ class WorkerState:
         if spawns:
             remove_stale()
         recorder.calibrate()
+        ptracer.prepare()
         queues = [queue.name for queue in worker.queues]
         self.link = WitnessLink(worker.connection, worker.name, queues, self.memories, _witness, self.crash_logs)
         # For workers that are given up without having been told to end; at the latest when the interpreter exits.

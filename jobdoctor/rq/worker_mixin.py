@@ -22,7 +22,7 @@ from jobdoctor.capture import crash_log
 from jobdoctor.capture.exits import note_exits
 from jobdoctor.capture.recorder import Recorder
 from jobdoctor.model import WorkerKind
-from jobdoctor.rq import stamps
+from jobdoctor.rq import ptracer, stamps
 from jobdoctor.rq.guard import Guard
 from jobdoctor.rq.horse import SPAWN_VARIABLE, Horse, from_environment, spawn_value
 from jobdoctor.rq.probing import install_probes, probe_statuses, tell_witness
@@ -159,7 +159,9 @@ class WorkerMixin(_Base):
             if taken.kind != "spawn":
                 taken.kind = "fork"
             elif taken.memory is not None and taken.memory.path is not None:
-                os.environ[SPAWN_VARIABLE] = spawn_value(taken.memory.path, taken.profile_path, taken.id)
+                os.environ[SPAWN_VARIABLE] = spawn_value(
+                    taken.memory.path, taken.profile_path, taken.state.link.pid, taken.id
+                )
             elif taken.memory is not None:
                 taken.guard.problems.append(f"Calls and phases: {taken.memory.fallback}")
             taken.forked_ns = time.perf_counter_ns()
@@ -218,6 +220,8 @@ class WorkerMixin(_Base):
             if taken.memory is None:
                 return None
             horse: Horse | None = Horse(Recorder(taken.memory.buffer), taken.id, guard, taken.profile_path)
+            with guard("witness"):
+                ptracer.allow(taken.state.link.pid)
             with guard("crash log"):
                 log = taken.state.crash_logs[taken.memory_index]
                 if log is not None:
@@ -252,6 +256,7 @@ class WorkerMixin(_Base):
         own: Horse | None = None
         cpu_ns = 0
         with taken.guard("perform_job"):
+            ptracer.allow(taken.state.link.pid)
             taken.begun(os.getpid())
             if taken.memory is not None:
                 own = Horse(Recorder(taken.memory.buffer), taken.id, taken.guard, taken.profile_path)

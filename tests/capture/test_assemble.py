@@ -14,8 +14,9 @@ from jobdoctor.capture import recorder, recording, reference
 from jobdoctor.capture.assemble import ExecutionFacts, Observation, assemble
 from jobdoctor.capture.cgroup import MemoryFacts
 from jobdoctor.capture.recorder import PythonRecorder, Recorder
-from jobdoctor.capture.sampler import Sampler, rusage_of, wait_and_sample
+from jobdoctor.capture.sampler import Sampler, rusage_of
 from jobdoctor.model import Execution, LockWait, Phase, ProbeStatus, ResultInfo, Rusage, Sample
+from tests.capture.children import sampled_until_gone
 from tests.capture.test_recorder import FakeClock, query
 
 EPOCH = 1_767_225_600_000_000_000
@@ -377,12 +378,12 @@ def test_a_real_horse_killed_in_a_call_is_accounted_for() -> None:
         os._exit(1)
     with Sampler(pid) as sampler:
 
-        def tick(elapsed_ns: int) -> None:
+        def tick() -> None:
             found = recording.in_flight(memory.buffer)
             if found is not None and time.perf_counter_ns() - found.start_ns > 150_000_000:
                 os.kill(pid, signal.SIGKILL)
 
-        _, status, usage = wait_and_sample(pid, sampler, tick)
+        _, status, usage = sampled_until_gone(pid, sampler, tick)
     exited_ns = time.perf_counter_ns()
     execution = assemble(
         make_facts(outcome="killed", enqueued_at_ns=0),

@@ -17,7 +17,8 @@ from typing import Any
 import pytest
 
 from jobdoctor.capture import sampler
-from jobdoctor.capture.sampler import Sampler, rusage_of, wait_and_sample
+from jobdoctor.capture.sampler import Sampler, rusage_of
+from tests.capture.children import sampled_until_gone
 
 pytestmark = pytest.mark.skipif(not os.path.exists("/proc/self/stat"), reason="reads /proc, which is not here")
 
@@ -36,7 +37,7 @@ def watch(work: Callable[[], Any]) -> tuple[Sampler, Any]:
     """The samples of a child that does the work, and wait4's answer."""
     pid = fork(work)
     with Sampler(pid) as watched:
-        done = wait_and_sample(pid, watched)
+        done = sampled_until_gone(pid, watched)
     assert done[0] == pid
     return watched, done
 
@@ -74,7 +75,7 @@ class TestWaits:
         timer = threading.Timer(0.3, mine.send, (b"x",))
         timer.start()
         with Sampler(pid) as watched:
-            wait_and_sample(pid, watched)
+            sampled_until_gone(pid, watched)
         timer.join()
         assert waits(watched).most_common(1)[0][0] == "socket"
 
@@ -122,7 +123,7 @@ class TestWaits:
             timer = threading.Timer(0.3, fcntl.flock, (mine, fcntl.LOCK_UN))
             timer.start()
             with Sampler(pid) as watched:
-                wait_and_sample(pid, watched)
+                sampled_until_gone(pid, watched)
             timer.join()
         assert waits(watched).most_common(1)[0][0] == "futex"
 
@@ -184,14 +185,14 @@ class TestGone:
         assert watched.missing
         assert watched.sample() is None
         with pytest.raises(ChildProcessError):
-            wait_and_sample(pid, watched)
+            sampled_until_gone(pid, watched)
 
     def test_a_zombie_gives_no_sample(self) -> None:
         pid = fork(lambda: None)
         os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
         with Sampler(pid) as watched:
             assert watched.samples == []
-            assert wait_and_sample(pid, watched)[:2] == (pid, 0)
+            assert sampled_until_gone(pid, watched)[:2] == (pid, 0)
 
     def test_a_process_that_goes_while_it_is_watched(self) -> None:
         pid = fork(lambda: time.sleep(60))
@@ -206,76 +207,8 @@ class TestGone:
         pid = fork(lambda: time.sleep(60))
         threading.Timer(0.05, os.kill, (pid, signal.SIGKILL)).start()
         with Sampler(pid) as watched:
-            done = wait_and_sample(pid, watched)
+            done = sampled_until_gone(pid, watched)
         assert os.WTERMSIG(done[1]) == signal.SIGKILL
-
-
-class TestWaiting:
-    def test_it_is_as_prompt_as_wait4(self) -> None:
-        pid = fork(lambda: time.sleep(0.05))
-        with Sampler(pid) as watched:
-            watched.started_ns -= int(60e9)  # the longest interval
-            wait_and_sample(pid, watched)
-        assert watched.samples[-1].at_ns <= time.perf_counter_ns()
-
-    def test_exceptions_of_signal_handlers_pass_and_waiting_goes_on(self) -> None:
-        class Heartbeat(Exception):
-            pass
-
-        def handler(number: int, frame: Any) -> None:
-            raise Heartbeat
-
-        previous = signal.signal(signal.SIGUSR1, handler)
-        pid = fork(lambda: time.sleep(0.4))
-        threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGUSR1)).start()
-        try:
-            with Sampler(pid) as watched:
-                with pytest.raises(Heartbeat):
-                    wait_and_sample(pid, watched)
-                seen = len(watched.samples)
-                assert wait_and_sample(pid, watched)[:2] == (pid, 0)
-                assert len(watched.samples) > seen
-        finally:
-            signal.signal(signal.SIGUSR1, previous)
-
-    def test_ticks_are_called_and_their_failures_swallowed(self) -> None:
-        elapsed: list[int] = []
-
-        def tick(elapsed_ns: int) -> None:
-            elapsed.append(elapsed_ns)
-            raise ValueError("not the worker's business")
-
-        pid = fork(lambda: time.sleep(0.1))
-        with Sampler(pid) as watched:
-            assert wait_and_sample(pid, watched, tick)[:2] == (pid, 0)
-        assert len(elapsed) >= 2
-        assert elapsed == sorted(elapsed)
-
-    def test_a_signal_in_a_tick_reaches_the_worker(self) -> None:
-        class Heartbeat(Exception):
-            pass
-
-        def handler(number: int, frame: Any) -> None:
-            raise Heartbeat
-
-        previous = signal.signal(signal.SIGUSR1, handler)
-        pid = fork(lambda: time.sleep(0.3))
-        try:
-            with Sampler(pid) as watched:
-                with pytest.raises(Heartbeat):
-                    wait_and_sample(pid, watched, lambda _: os.kill(os.getpid(), signal.SIGUSR1))
-                wait_and_sample(pid, watched)
-        finally:
-            signal.signal(signal.SIGUSR1, previous)
-
-    def test_without_pidfd(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        def unsupported(pid: int) -> int:
-            raise OSError("not on this kernel")
-
-        monkeypatch.setattr(os, "pidfd_open", unsupported, raising=False)
-        watched, done = watch(lambda: time.sleep(0.05))
-        assert done[1] == 0
-        assert len(watched.samples) >= 2
 
 
 class TestWithoutProc:
