@@ -154,6 +154,29 @@ def test_where_neither_may_be_read_it_is_said(monkeypatch: pytest.MonkeyPatch) -
     assert watched.missing == ""
 
 
+def burn_in_a_thread() -> None:
+    def burn() -> None:
+        until = time.thread_time() + 0.4
+        while time.thread_time() < until:
+            pass
+
+    thread = threading.Thread(target=burn)
+    thread.start()
+    thread.join()
+    time.sleep(60)
+
+
+def test_the_main_threads_cpu_is_told_from_that_of_others() -> None:
+    with child(burn_in_a_thread) as pid, Sampler(pid) as watched:
+        deadline = time.monotonic() + 30
+        while watched.samples[-1].cpu_ns < 300_000_000 and time.monotonic() < deadline:
+            watched.sample()
+            time.sleep(0.02)
+        last = watched.samples[-1]
+    assert last.cpu_ns >= 300_000_000
+    assert 0 < last.thread_cpu_ns < 150_000_000
+
+
 def test_without_schedstat_the_run_queue_is_not_known(monkeypatch: pytest.MonkeyPatch) -> None:
     forbid(monkeypatch, "schedstat")
     with Sampler(os.getpid()) as watched:
