@@ -46,6 +46,15 @@ def size(count: float | None) -> str:
     return f"{value / 1_000:.1f} TB"
 
 
+def binary_size(count: int) -> str:
+    """A size in bytes in the units in which limits of memory are set: ``512 MiB``."""
+    for unit, size_ in (("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)):
+        if count >= size_:
+            value = count / size_
+            return f"{value:.0f} {unit}" if value >= 100 or value == int(value) else f"{value:.1f} {unit}"
+    return f"{count} B"
+
+
 def number(value: float | None) -> str:
     """A count with thousands separators; means below ten keep one decimal where it says something."""
     if value is None or not math.isfinite(value):

@@ -31,6 +31,7 @@ class DeathCard(Struct, frozen=True):
     """One way to die. Facts are (term, words)."""
 
     title: str
+    died: bool  # false: its process lived on
     suspect: str
     executions: int  # that ended in this way, of those looked at
     at_ns: int  # of the newest
@@ -53,7 +54,13 @@ def death_cards(executions: Sequence[Execution]) -> list[DeathCard]:
 
 
 def _place(death: Death) -> str:
-    return next((frame.callsite for frame in death.stack if frame.application), "")
+    """The application's innermost function: the line in it differs from time to time."""
+    return next((frame.function for frame in death.stack if frame.application), "")
+
+
+def heading(cards: Sequence[DeathCard]) -> str:
+    """What the box is called: an execution that was cut short did not die."""
+    return "How it died" if any(card.died for card in cards) else "How it was cut short"
 
 
 def _card(executions: Sequence[Execution]) -> DeathCard:
@@ -61,6 +68,7 @@ def _card(executions: Sequence[Execution]) -> DeathCard:
     death = newest.death or Death()
     return DeathCard(
         title=_TITLES.get(death.cause, "Ended before its end"),
+        died=newest.outcome not in ("timeout", "failed", "retried"),
         suspect=_sentence(death),
         executions=len(executions),
         at_ns=newest.reaped_at_ns,
@@ -84,9 +92,9 @@ def _facts(execution: Execution, death: Death) -> list[tuple[str, str]]:
         peak = f", {words.size(death.peak_rss_bytes)} at most" if death.peak_rss_bytes else ""
         facts.append(("last memory", f"{words.size(death.last_rss_bytes)}{peak}"))
     if death.limit:
-        value = f"{death.limit_value} s" if death.limit == "RLIMIT_CPU" else words.size(death.limit_value)
+        value = f"{death.limit_value} s" if death.limit == "RLIMIT_CPU" else words.binary_size(death.limit_value)
         facts.append(("limit", f"{death.limit}, {value}"))
-    if death.oom_kills is not None:
+    if death.oom_kills is not None and death.signal == signal.SIGKILL:
         facts.append(("out-of-memory kills in its cgroup", str(death.oom_kills)))
     usage = execution.rusage
     if usage is not None:

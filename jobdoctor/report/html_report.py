@@ -19,7 +19,7 @@ from pygments.lexers import get_lexer_by_name
 
 from jobdoctor import words
 from jobdoctor.model import STEP_TITLES
-from jobdoctor.report import charts, predictions
+from jobdoctor.report import charts, deaths, predictions
 from jobdoctor.report.context import ReportContext
 from jobdoctor.report.evidence_table import shown
 from jobdoctor.report.ledger import PART_TITLES
@@ -138,6 +138,7 @@ def _environment() -> Environment:
         "columns": charts.columns,
         "line": charts.line,
         "promise": predictions.sentence,
+        "death_heading": deaths.heading,
     }
     environment.globals |= {
         "code_lines": code_lines,

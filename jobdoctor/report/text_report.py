@@ -11,7 +11,7 @@ from rich.text import Text
 
 from jobdoctor import words
 from jobdoctor.model import STEP_TITLES, Check, Finding
-from jobdoctor.report import predictions
+from jobdoctor.report import deaths, predictions
 from jobdoctor.report.context import ReportContext
 from jobdoctor.report.findings import FindingView, StepView
 from jobdoctor.report.ledger import LedgerEntry
@@ -196,7 +196,7 @@ def _over_time(console: Console, report: ReportContext) -> None:
 def _deaths(console: Console, report: ReportContext) -> None:
     if not report.deaths:
         return
-    _heading(console, "How it died")
+    _heading(console, deaths.heading(report.deaths))
     for card in report.deaths:
         executions = words.count(card.executions, "execution")
         _item(console, "- ", f"{card.title} ({executions}): {card.suspect}", "bold", 2)

@@ -9,7 +9,7 @@ import pytest
 from jobdoctor.model import Death, Execution, Rusage, StackFrame
 from jobdoctor.report import html_report, text_report
 from jobdoctor.report.context import build_context
-from jobdoctor.report.deaths import SHOWN_DEATHS, death_cards
+from jobdoctor.report.deaths import SHOWN_DEATHS, death_cards, heading
 from tests.builders import MS, SECOND, make_execution
 from tests.report import diagnoses
 
@@ -30,7 +30,7 @@ def test_a_card_says_what_is_known() -> None:
     assert dict(card.facts) == {
         "ended by": "SIGKILL (signal 9)",
         "last memory": "104 MB, 130 MB at most",
-        "limit": "cgroup, 134 MB",
+        "limit": "cgroup, 128 MiB",
         "out-of-memory kills in its cgroup": "1",
         "CPU used": "3.0 s, 3 major faults",
         "in flight": "SELECT x",
@@ -70,6 +70,8 @@ def test_one_card_for_each_way_to_die_deaths_first() -> None:
     assert cards[0].at_ns == found[3].reaped_at_ns  # the newest
     assert len(death_cards([dead(signal=number, cause="signal") for number in range(1, 9)])) == SHOWN_DEATHS
     assert death_cards([make_execution()]) == []
+    assert heading(cards) == "How it died"
+    assert heading(cards[2:]) == "How it was cut short"
 
 
 def test_reports_have_the_box() -> None:

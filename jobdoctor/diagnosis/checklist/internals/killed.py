@@ -33,6 +33,7 @@ from typing import Any
 
 from msgspec import to_builtins
 
+from jobdoctor import words
 from jobdoctor.diagnosis import measure
 from jobdoctor.diagnosis.measure import words_bytes, words_ms, words_share
 from jobdoctor.diagnosis.rule import Limit, Rule
@@ -104,7 +105,7 @@ class Killed(Rule):
         data: dict[str, Any] = {"cause": cause, "signal": death.signal, "certificate": to_builtins(death)}
         facts = [Evidence("fact", f"The suspect: {death.suspect or suspect}", data)]
         if last:
-            limit = f", of a limit of {words_bytes(death.limit_value)}" if death.limit in _MEMORY_LIMITS else ""
+            limit = f", of a limit of {words.binary_size(death.limit_value)}" if death.limit in _MEMORY_LIMITS else ""
             facts.append(
                 Evidence(
                     "fact", f"Last memory {words_bytes(last)}, {words_bytes(peak)} above the fork's baseline{limit}"
@@ -224,7 +225,7 @@ def _advice(cause: str, death: Death, execution: Execution, peak: int) -> tuple[
     if cause == "memory-limit":
         return (
             "memory",
-            f"it ran into {death.limit} of {words_bytes(death.limit_value)}",
+            f"it ran into {death.limit} of {words.binary_size(death.limit_value)}",
             "Process the data in slices or stream it. Or raise the limit, which the worker's service or the job sets.",
         )
     if cause == "cpu-limit":
@@ -237,7 +238,7 @@ def _advice(cause: str, death: Death, execution: Execution, peak: int) -> tuple[
     if cause == "file-limit":
         return (
             "config",
-            f"a file outgrew {death.limit} of {words_bytes(death.limit_value)}",
+            f"a file outgrew {death.limit} of {words.binary_size(death.limit_value)}",
             "Write smaller files. Or raise the limit, which the worker's service or the job sets.",
         )
     if cause == "lost-worker":
