@@ -1,6 +1,6 @@
 """Locks of the operating system and of threads that somebody else holds.
 
-``threading.Lock`` and ``threading.RLock`` are replaced by classes that give application code a thin wrapper around the
+``threading.Lock`` and ``threading.RLock`` are replaced by what gives application code a thin wrapper around the
 real lock, and everybody else (the standard library, site-packages) the real lock itself: nothing inside queues, pools,
 logging or conditions changes, and the interpreter's own locks never go through Python. The wrapper tries without
 waiting first, so that an uncontended acquire costs one call more and records nothing; it delegates all it does not
@@ -10,9 +10,10 @@ job, and is not recorded here.
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
-from types import ModuleType
+from types import FunctionType, ModuleType
 from typing import Any, ClassVar, Final
 
 from jobdoctor import fingerprint
@@ -130,29 +131,43 @@ class RecordingLock:
 
 
 class _LockType(type):
-    """Makes ``isinstance(lock, threading.Lock)`` true of both kinds, as it is of the real type from Python 3.13 on."""
+    """Makes ``isinstance(lock, threading.Lock)`` true of both kinds of locks."""
 
-    real: Any
+    real: type
 
     def __instancecheck__(cls, instance: Any) -> bool:
         if type(instance) is RecordingLock:
             instance = instance._jobdoctor_lock
-        return isinstance(instance, cls.real) if isinstance(cls.real, type) else type(instance) is type(cls.real())
+        return isinstance(instance, cls.real)
 
 
 def _replacement(real: Any) -> Any:
-    def make(_cls: Any, *args: Any, **kwargs: Any) -> Any:
-        # Libraries make locks by the hundred (a jar of cookies for each request): few steps.
-        filename = _getframe(1).f_code.co_filename
-        if not _files[filename]:
-            return real(*args, **kwargs)
-        where = f"{callsites.relative(filename)}:{_getframe(1).f_lineno}"
-        return RecordingLock(real(*args, **kwargs), f"threading.{name} of {where}")
-
     name = "RLock" if "RLock" in real.__name__ else "Lock"
-    kind = _LockType(name, (), {"__new__": make, "__doc__": real.__doc__, "__module__": "threading"})
-    kind.real = real
-    return kind
+
+    def recording(frame: Any, lock: Any) -> RecordingLock:
+        where = f"{callsites.relative(frame.f_code.co_filename)}:{frame.f_lineno}"
+        return RecordingLock(lock, f"threading.{name} of {where}")
+
+    # Libraries make locks by the hundred (a jar of cookies for each request): few steps.
+
+    def make(*args: Any, **kwargs: Any) -> Any:
+        frame = _getframe(1)
+        lock = real(*args, **kwargs)
+        return recording(frame, lock) if _files[frame.f_code.co_filename] else lock
+
+    def new(_cls: Any, *args: Any, **kwargs: Any) -> Any:
+        frame = _getframe(1)
+        lock = real(*args, **kwargs)
+        return recording(frame, lock) if _files[frame.f_code.co_filename] else lock
+
+    if isinstance(real, type):  # from Python 3.13 on, of ``Lock``
+        kind = _LockType(name, (), {"__new__": new, "__doc__": real.__doc__, "__module__": "threading"})
+        kind.real = real
+        return kind
+    if isinstance(real, FunctionType):
+        return functools.wraps(real)(make)
+    # A built-in function is no method of a class that has it as an attribute.
+    return functools.update_wrapper(functools.partial(make), real)
 
 
 class ThreadLockProbe(Probe):

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from jobdoctor.capture import probes
+from jobdoctor.capture.probes.locks import RecordingLock, _replacement
 from tests.capture.probes.conftest import Record, line
 
 HOLDER = """
@@ -88,9 +89,11 @@ def test_a_thread_lock_that_another_thread_holds(record: Record, kind: str) -> N
 
 def test_locks_behave_as_before(record: Record) -> None:
     lock, reentrant = threading.Lock(), threading.RLock()
-    assert isinstance(lock, threading.Lock)  # type: ignore[arg-type]
-    assert isinstance(reentrant, threading.RLock)  # type: ignore[arg-type]
-    assert not isinstance(lock, threading.RLock)  # type: ignore[arg-type]
+
+    class Owner:
+        make = threading.Lock  # no method, as it is none without the probe
+
+    assert Owner().make().acquire()
     with record() as recorded:
         assert lock.acquire()
         assert lock.locked()
@@ -110,6 +113,18 @@ def test_locks_behave_as_before(record: Record) -> None:
                 condition.notify_all()
     assert recorded.one("lock").count == 1
     assert repr(lock).startswith("<unlocked _thread.lock")
+
+
+def test_where_the_lock_is_a_type_both_kinds_are_its_instances() -> None:
+    class Lock:
+        """As ``threading.Lock`` is from Python 3.13 on."""
+
+    stand_in = _replacement(Lock)
+    ours = stand_in()
+    assert type(ours) is RecordingLock
+    assert isinstance(ours, stand_in)
+    assert isinstance(Lock(), stand_in)
+    assert not isinstance(threading.RLock(), stand_in)
 
 
 def test_waiting_for_ones_own_threads_is_no_lock(record: Record) -> None:
