@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
+ROOT = Path(__file__).parent.parent
 Kind = Literal["forked", "simple"]
 KINDS: tuple[Kind, ...] = ("forked", "simple")
 
@@ -101,3 +104,11 @@ def versions(python: str, arms: Sequence[Arm]) -> dict[str, str]:
     answer = subprocess.run([python, "-c", script, *needed], check=True, capture_output=True, text=True)
     found: dict[str, str] = json.loads(answer.stdout)
     return {arm.name: found[arm.needs] for arm in arms if arm.needs}
+
+
+def recorder(python: str) -> str:
+    """Which recorder jobdoctor's workers have with this interpreter."""
+    script = "from jobdoctor.capture import recorder; print('C' if recorder.ACCELERATED else 'Python')"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    answer = subprocess.run([python, "-c", script], check=True, capture_output=True, text=True, env=environment)
+    return answer.stdout.strip()

@@ -25,7 +25,7 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
 from benchmarks import pairs, processes  # noqa: E402 -- runs as a script
-from benchmarks.arms import ARMS, AUTO, CONTROL, JOBDOCTOR, KINDS, PLAIN, Arm, Kind, versions  # noqa: E402
+from benchmarks.arms import ARMS, AUTO, CONTROL, JOBDOCTOR, KINDS, PLAIN, Arm, Kind, recorder, versions  # noqa: E402
 from benchmarks.machine import heading  # noqa: E402
 from benchmarks.sink import started_sink  # noqa: E402
 from benchmarks.surroundings import started_shop  # noqa: E402
@@ -114,7 +114,8 @@ def report(options: argparse.Namespace) -> str:
             "# What recording costs",
             "",
             heading("python benchmarks/overhead.py", figures.loads),
-            f"{rounds} rounds of each job, all arms in each round in random order.",
+            f"{rounds} rounds of each job, all arms in each round in random order. "
+            f"jobdoctor's recorder: the one in {recorder(options.python)}.",
             "",
             *_tables(figures, arms, kinds),
             *_footnotes(arms, installed, missing),
