@@ -34,6 +34,7 @@ from jobdoctor.capture.probes.opentelemetry_bridge import OpenTelemetryProbe
 from jobdoctor.capture.probes.psycopg2_driver import Psycopg2Probe
 from jobdoctor.capture.probes.psycopg_driver import PsycopgProbe
 from jobdoctor.capture.probes.psycopg_pool import PsycopgPoolProbe
+from jobdoctor.capture.probes.psycopg_server_cursor import PsycopgServerCursorProbe
 from jobdoctor.capture.probes.pymysql_driver import PyMySqlProbe
 from jobdoctor.capture.probes.redis_client import RedisProbe
 from jobdoctor.capture.probes.redis_cluster import RedisClusterProbe
@@ -52,6 +53,7 @@ from jobdoctor.model import ProbeStatus
 PROBES: tuple[Probe, ...] = (
     SqliteProbe(),
     PsycopgProbe(),
+    PsycopgServerCursorProbe(),
     Psycopg2Probe(),
     AsyncpgProbe(),
     PyMySqlProbe(),
