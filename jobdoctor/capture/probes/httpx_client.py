@@ -11,26 +11,32 @@ from typing import Any, ClassVar, Final
 from jobdoctor import fingerprint
 from jobdoctor.capture.probes.base import Probe, foreign, recorded, recorded_async
 from jobdoctor.capture.probes.http_client import Server, interned
-from jobdoctor.capture.recorder import IDEMPOTENCY_KEY, NEW_CONNECTION, NO_TIMEOUT, Call, Recorder
+from jobdoctor.capture.recorder import IDEMPOTENCY_KEY, NEW_CONNECTION, NO_TIMEOUT, Call, Recorder, Shape
 
 LIBRARY = "httpx"
 
 
+def _shape(rec: Recorder, method: str, url: Any) -> tuple[Shape, int]:
+    """The shape of a request, and the hash of its URL."""
+    parts = getattr(url, "_uri_reference", None)  # to put it together would cost more than all that follows
+    if not isinstance(parts, tuple) or len(parts) != _PARTS:
+        known = fingerprint.url(method, str(url))
+        return interned(rec, method, known, LIBRARY), known.distinct
+    place, path, query = parts[:4], parts[4], parts[5]
+    if query is not None:
+        path = f"{path}?{query}"
+    server = _servers.get(place)
+    if server is None:
+        if len(_servers) >= _SERVERS:
+            _servers.clear()
+        server = _servers[place] = Server(f"{url.scheme}://{url.netloc.decode('ascii')}", LIBRARY)
+    return server.shape(rec, method, path), hash((method, place, path)) or 1
+
+
 def _begin(rec: Recorder, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call | None:
     request = args[1] if len(args) > 1 else kwargs["request"]
-    method, address = request.method, str(request.url)
-    slash = address.find("/", address.find("://") + 3)
-    origin = address[:slash]
-    server = _servers.get(origin)
-    if server is None:
-        if slash < 0 or "?" in origin or "#" in origin:  # it has no path
-            shape = interned(rec, method, fingerprint.url(method, address), LIBRARY)
-        else:
-            if len(_servers) >= _SERVERS:
-                _servers.clear()
-            server = _servers[origin] = Server(origin, LIBRARY)
-    if server is not None:
-        shape = server.shape(rec, method, address[slash:])
+    method = request.method
+    shape, distinct = _shape(rec, method, request.url)
     flags = NO_TIMEOUT
     for value in (request.extensions.get("timeout") or _NO_TIMEOUTS).values():
         if value is not None:
@@ -44,14 +50,16 @@ def _begin(rec: Recorder, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call
                 sent = int(content)
         elif length == _IDEMPOTENCY_KEY and name.lower() == b"idempotency-key":
             flags |= IDEMPOTENCY_KEY
-    call = rec.begin(shape, params=hash((method, address)) or 1, flags=flags)
+    call = rec.begin(shape, params=distinct, flags=flags)
     if call is not None and sent:
         call.cell.add(sent=sent)
     return call
 
 
-#: By scheme, host and port.
-_servers: dict[str, Server] = {}
+#: Scheme, user, host, port, path, query, fragment.
+_PARTS: Final = 7
+#: By scheme, user, host and port.
+_servers: dict[tuple[Any, ...], Server] = {}
 _SERVERS: Final = 200
 _NO_TIMEOUTS: Final[dict[str, Any]] = {}
 _CONTENT_LENGTH: Final = len("content-length")
