@@ -74,6 +74,29 @@ def test_a_wait_that_has_no_statement_is_found() -> None:
     assert "WAL" in finding.recommendation.snippet
 
 
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [("row", "skip_locked"), ("advisory", "SELECT GET_LOCK(:key, 0)"), ("table", "SET SESSION lock_wait_timeout = 2")],
+)
+def test_advice_in_the_words_of_mysql(kind: str, words: str) -> None:
+    target = "mysql://db:3306/app"
+    finding = only(ask(DatabaseLockWait, [blocked(300, kind=kind, target=target) for _ in range(5)]))
+    assert words in finding.recommendation.snippet
+    assert "pg_" not in finding.recommendation.snippet
+    assert "SET LOCAL" not in finding.recommendation.snippet
+    assert ("ALTER TABLE" in finding.recommendation.text) == (kind == "table")
+    assert "held by app.tasks.recount" in finding.title
+
+
+def test_get_lock_is_found_without_an_observer() -> None:
+    group = make_group(
+        fingerprint="SELECT GET_LOCK(?, ?)", effect="lock", count=1, ms=600, target="mysql://db:3306/app"
+    )
+    finding = only(ask(DatabaseLockWait, [make_execution(run_ms=700, groups=[group]) for _ in range(5)]))
+    assert "advisory" in finding.title
+    assert "GET_LOCK" in finding.recommendation.snippet
+
+
 @pytest.mark.parametrize(("ms", "run_ms"), [(19, 100), (49, 1_000)], ids=["milliseconds", "share"])
 def test_just_below_each_limit(ms: float, run_ms: float) -> None:
     assert ask(DatabaseLockWait, [blocked(ms, run_ms=run_ms) for _ in range(5)]) == []

@@ -3,9 +3,10 @@
 ## What it looks for
 
 Time in which a statement of the job stood blocked by another session: row locks, table locks, advisory locks, and
-SQLite's one writer. The blocking statement is named, and the blocking job when that session belonged to one that was
-recorded. Statements that do nothing but take a lock (`pg_advisory_lock`, `LOCK TABLE`, `GET_LOCK`) count with the time
-they took above an uncontended one, also when nobody was seen holding it.
+SQLite's one writer. The blocking statement is named where the server tells it (MySQL tells users with the privilege
+PROCESS, or SELECT on its performance schema; of SQLite the process is known that writes), and the blocking job when
+that session belonged to one that was recorded. Statements that do nothing but take a lock (`pg_advisory_lock`,
+`LOCK TABLE`, `GET_LOCK`) count with the time they took above an uncontended one, also when nobody was seen holding it.
 
 ## Why it costs time
 
@@ -143,7 +144,7 @@ class DatabaseLockWait(TimeRule):
         evidence = [contention_evidence(text, found)]
         worst = max(executions, key=lambda each: sum(wait.waited_ns.get(each.id, 0) for wait in found))
         evidence.append(measure.execution_evidence(worst, "The longest wait"))
-        advice, snippet = _advice(kind, self_blocking=job == history.job)
+        advice, snippet = _advice(kind, mysql=target.startswith("mysql:"), self_blocking=job == history.job)
         return self.finding(
             severity=self.severity(0.75 * waited, run),
             confidence=0.97 if holder or statement else 0.85,
@@ -170,12 +171,25 @@ def _shortened(statement: str, most: int = 80) -> str:
     return statement if len(statement) <= most else statement[: most - 1] + "…"
 
 
-def _advice(kind: str, *, self_blocking: bool) -> tuple[str, str]:
+_LOCK_TIMEOUT = "LOCAL lock_timeout = '2s'"
+#: What a table's lock is in MySQL most often.
+_METADATA = (
+    ". ALTER TABLE waits for every transaction that has read the table, and everybody else waits behind it: commit "
+    "after reading, too"
+)
+
+
+def _advice(kind: str, *, mysql: bool, self_blocking: bool) -> tuple[str, str]:
     if kind == "advisory":
         return (
             "Try the lock and come back later instead of standing in line with a worker. Hold it for the shortest "
             "stretch that needs it",
-            "taken = session.scalar(text('SELECT pg_try_advisory_xact_lock(:key)'), {'key': key})\n"
+            "taken = session.scalar(text('SELECT GET_LOCK(:key, 0)'), {'key': key})  # 0: does not wait\n"
+            "if not taken:\n"
+            "    queue.enqueue_in(timedelta(seconds=5), this_job, *args)\n"
+            "    return"
+            if mysql
+            else "taken = session.scalar(text('SELECT pg_try_advisory_xact_lock(:key)'), {'key': key})\n"
             "if not taken:\n"
             "    queue.enqueue_in(timedelta(seconds=5), this_job, *args)\n"
             "    return",
@@ -183,9 +197,10 @@ def _advice(kind: str, *, self_blocking: bool) -> tuple[str, str]:
     if kind == "table":
         return (
             "Take a narrower lock, or take it last: a table lock makes every other writer wait until the commit. "
-            "Give what must lock the table a lock_timeout, so that it gives up instead of holding up the line",
+            f"Give what must lock the table a {'lock_wait_timeout' if mysql else 'lock_timeout'}, so that it gives up "
+            f"instead of holding up the line{_METADATA if mysql else ''}",
             "with engine.begin() as connection:\n"
-            "    connection.execute(text(\"SET LOCAL lock_timeout = '2s'\"))\n"
+            f'    connection.execute(text("SET {"SESSION lock_wait_timeout = 2" if mysql else _LOCK_TIMEOUT}"))\n'
             "    ...  # only the statements that need the lock",
         )
     if kind == "sqlite":
