@@ -87,6 +87,9 @@ PROBES: tuple[Probe, ...] = (
 )
 
 
+_TELLING = ("failed", "active", "absent")
+
+
 class _LateFinder:
     """Waits for the modules that probes name."""
 
@@ -198,6 +201,15 @@ def uninstall_all() -> None:
 
 
 def statuses() -> list[ProbeStatus]:
-    """What each probe sees, for the report. One without a channel is named when it failed, by its library."""
-    found = [probe.status() for probe in PROBES if probe.channel or probe.failure]
-    return [status if status.channel else replace(status, channel=status.library) for status in found]
+    """What is seen of each library on each channel, for the report: several probes may share the work, and one that
+    failed is what is said. A probe without a channel is named when it failed, by its library."""
+    found: dict[tuple[str, str], ProbeStatus] = {}
+    for probe in PROBES:
+        if not probe.channel and not probe.failure:
+            continue
+        status = probe.status()
+        place = (status.channel or status.library, status.library)
+        known = found.get(place)
+        if known is None or _TELLING.index(status.status) < _TELLING.index(known.status):
+            found[place] = replace(status, channel=place[0])
+    return list(found.values())

@@ -192,3 +192,24 @@ def test_wrappers_cost_little_when_nothing_is_recorded(installed: None) -> None:
     assert recorder.current is None
     assert time.sleep.__wrapped__.__name__ == "sleep"  # type: ignore[attr-defined]
     assert time.sleep.__name__ == "sleep"
+
+
+def test_a_library_has_one_status_on_a_channel(monkeypatch: pytest.MonkeyPatch) -> None:
+    class First(Probe):
+        channel: ClassVar[str] = "http"
+        library: ClassVar[str] = "shared"
+        modules: ClassVar[tuple[str, ...]] = ("time",)
+
+        def patch(self, module: ModuleType) -> None:
+            pass
+
+    class Second(First):
+        pass
+
+    one, other = First(), Second()
+    monkeypatch.setattr(registry, "PROBES", (one, other))
+    assert [status.status for status in probes.statuses()] == ["absent"]
+    one.install("time", time)
+    assert [status.status for status in probes.statuses()] == ["active"]
+    other.failure = "time: what is wrong"
+    assert [(status.status, status.reason) for status in probes.statuses()] == [("failed", "time: what is wrong")]
