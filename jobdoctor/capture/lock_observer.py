@@ -3,7 +3,7 @@ stands still; waits for SQLite are seen from outside (``blockers_sqlite``).
 
 Who watches the horse calls ``LockObserver.tick`` meanwhile. When an execution opens its first session of such a
 database, the observer process (``blockers``) is started, giving way to the job, so that it is ready for the first wait:
-some tenths of a second of CPU and 20 to 35 MB, with the driver that it imports; it ends by itself when nobody asks it
+0.1 to 0.3 s of CPU and 10 to 20 MB of its own, by the driver that it imports; it ends by itself when nobody asks it
 anything for ten minutes. When the recorder says that a statement has been running for ``AFTER_NS``, the process is
 asked which session blocks the job's, and with what. Neither side ever waits for the other: the pipes do not block here,
 and there is one question open at a time.
