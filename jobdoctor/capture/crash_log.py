@@ -79,6 +79,37 @@ def crash_path(memory_path: str) -> str:
     return f"{memory_path}.crash"
 
 
+#: Where faults of this process are written, and what that descriptor was when it was made: (number, inode).
+_armed: tuple[int, int] = (-1, 0)
+
+
+def prepare() -> bool:
+    """In the worker, once: faults are written to a descriptor of ours, also those of the horses that it forks, which
+    need do nothing for it. False when the application has its own way already."""
+    global _armed
+    if faulthandler.is_enabled():
+        return _armed[0] >= 0
+    descriptor = os.memfd_create("jobdoctor-crash", os.MFD_CLOEXEC)
+    _armed = (descriptor, os.fstat(descriptor).st_ino)
+    return arm(descriptor)
+
+
+def direct(descriptor: int) -> bool:
+    """Before a job: what :func:`prepare` made leads to ``descriptor`` from now on, in the horse that is forked next."""
+    global _armed
+    armed, inode = _armed
+    if armed < 0:
+        return False
+    if armed != descriptor:
+        if os.fstat(armed).st_ino != inode:
+            _armed = (-1, 0)  # somebody closed it, and the number means something else now
+            return False
+        os.dup2(descriptor, armed, inheritable=False)
+        _armed = (armed, os.fstat(armed).st_ino)
+    os.lseek(descriptor, 0, os.SEEK_SET)  # an earlier horse may have moved it
+    return True
+
+
 def arm(descriptor: int) -> bool:
     """Lets a fault of this process write its stack to ``descriptor``, for the rest of its life. False when the
     application (or ``PYTHONFAULTHANDLER``) has its own way already."""

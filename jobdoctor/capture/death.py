@@ -161,7 +161,7 @@ def _written(facts: Circumstances, death: Death) -> Death:
 
 def _stack(facts: Circumstances, death: Death) -> tuple[list[StackFrame], str, int, int]:
     """(frames, source, age, held): what was written as it died, or else the best of what was seen before."""
-    if death.cause == "segfault" and facts.fault:
+    if death.cause in ("segfault", "lost-worker") and facts.fault:
         return facts.fault, "fault", 0, 0
     if not death.signal and facts.raised:
         # What was seen from outside at the same line says for how long it was there.
@@ -237,6 +237,8 @@ def _sentence(facts: Circumstances, death: Death) -> str:
     if death.cause == "shutdown":
         return f"killed by its worker, which was told twice to stop{where}"
     if death.cause == "lost-worker":
+        if facts.fault:
+            return f"a fault in native code ended the worker itself{where}"
         return f"its worker was killed or lost, and the job with it{where}"
     if death.cause == "exit":
         code = "" if death.exit_code is None else f" with code {death.exit_code}"

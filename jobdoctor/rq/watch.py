@@ -256,7 +256,7 @@ class ExecutionWatch:
             memory=self.around.memory.facts() if ended.status else None,
             last_stack=self.last_stack.seen,
             limits=self.last_stack.limits,
-            crash=self._crash(ended),
+            crash=self._crash(died=bool(ended.status) or lost_worker),
             own_cpu_ns=ended.own_cpu_ns,
             killed_by_us=ended.killed_by_us,
             lost_worker=lost_worker,
@@ -273,9 +273,9 @@ class ExecutionWatch:
             ],
         )
 
-    def _crash(self, ended: Ended) -> str:
+    def _crash(self, *, died: bool) -> str:
         """What faulthandler wrote as the horse died; the file is then made ready for the next one."""
-        if not ended.status or self.crash_log is None:
+        if not died or self.crash_log is None:
             return ""
         text = self.crash_log.text()
         if text:

@@ -18,8 +18,7 @@ from typing import TYPE_CHECKING, Any
 import rq.worker
 from rq.job import Job
 
-from jobdoctor.capture import crash_log
-from jobdoctor.capture.exits import note_exits
+from jobdoctor.capture import crash_log, exits
 from jobdoctor.capture.recorder import Recorder
 from jobdoctor.model import WorkerKind
 from jobdoctor.rq import ptracer, stamps
@@ -43,6 +42,14 @@ _DEQUEUE_NS = 5_000_000_000
 def disabled() -> bool:
     """Whether the environment switches recording off."""
     return os.environ.get(DISABLE_VARIABLE, "") not in {"", "0"}
+
+
+def _direct_faults(taken: TakenJob, guard: Guard) -> None:
+    """A fault of native code in the process that runs the job is written where the witness looks for it."""
+    with guard("crash log"):
+        log = taken.state.crash_logs[taken.memory_index]
+        if log is not None:
+            crash_log.direct(log.descriptor)
 
 
 class WorkerMixin(_Base):
@@ -80,6 +87,9 @@ class WorkerMixin(_Base):
             install_probes()
         with guard("stamps"):
             stamps.install()
+        with guard("deaths"):
+            exits.install()
+            crash_log.prepare()
         state = self._recording_state
         if state is None or state.pid != os.getpid():
             spawns = _SPAWN_WORKER is not None and isinstance(self, _SPAWN_WORKER)
@@ -158,6 +168,8 @@ class WorkerMixin(_Base):
         with taken.guard("fork_work_horse"):
             if taken.kind != "spawn":
                 taken.kind = "fork"
+                if taken.memory is not None:
+                    _direct_faults(taken, taken.guard)  # here: the horse inherits it, and pays nothing
             elif taken.memory is not None and taken.memory.path is not None:
                 os.environ[SPAWN_VARIABLE] = spawn_value(
                     taken.memory.path, taken.profile_path, taken.state.link.pid, taken.id
@@ -222,10 +234,6 @@ class WorkerMixin(_Base):
             horse: Horse | None = Horse(Recorder(taken.memory.buffer), taken.id, guard, taken.profile_path)
             with guard("witness"):
                 ptracer.allow(taken.state.link.pid)
-            with guard("crash log"):
-                log = taken.state.crash_logs[taken.memory_index]
-                if log is not None:
-                    crash_log.arm(log.descriptor)
         elif disabled():
             return None
         else:
@@ -234,11 +242,9 @@ class WorkerMixin(_Base):
                 with guard("probes"):
                     install_probes()
                 stamps.install()
-        if horse is None or not horse.begin():
-            return None
-        with guard("exits"):
-            note_exits(horse.recorder)
-        return horse
+                with guard("deaths"):
+                    exits.install()
+        return horse if horse is not None and horse.begin() else None
 
     def perform_job(self, job: Job, *args: Any, **kwargs: Any) -> Any:
         horse, taken = self._horse, self._taken
@@ -259,6 +265,7 @@ class WorkerMixin(_Base):
             ptracer.allow(taken.state.link.pid)
             taken.begun(os.getpid())
             if taken.memory is not None:
+                _direct_faults(taken, taken.guard)
                 own = Horse(Recorder(taken.memory.buffer), taken.id, taken.guard, taken.profile_path)
                 cpu_ns = own_cpu_ns()
                 if own.begin():

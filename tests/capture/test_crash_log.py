@@ -58,6 +58,42 @@ def test_the_applications_own_way_stays(before: str) -> None:
     log.close()
 
 
+def test_a_fork_writes_where_it_is_directed() -> None:
+    log, other = CrashLog(), CrashLog()
+    source = f"""
+import ctypes, os
+from jobdoctor.capture import crash_log
+assert crash_log.prepare()
+assert crash_log.prepare()
+for descriptor in ({log.descriptor}, {other.descriptor}, {log.descriptor}):
+    if not os.fork():
+        assert crash_log.direct(descriptor)
+        ctypes.string_at(0)
+    os.wait()
+"""
+    subprocess.run([sys.executable, "-c", source], pass_fds=(log.descriptor, other.descriptor), check=True)
+    for each in (log, other):
+        assert [frame.function for frame in crash_log.parse(each.text())] == ["string_at", "<module>"]
+        assert each.text().count("Fatal") == 1
+        each.close()
+
+
+def test_a_descriptor_that_means_something_else_now_is_left_alone(tmp_path: pathlib.Path) -> None:
+    log = CrashLog()
+    source = f"""
+import os
+from jobdoctor.capture import crash_log
+crash_log.prepare()
+number = crash_log._armed[0]
+os.dup2(os.open({str(tmp_path / "socket")!r}, os.O_RDWR | os.O_CREAT), number)
+inode = os.fstat(number).st_ino
+assert not crash_log.direct({log.descriptor})
+assert os.fstat(number).st_ino == inode
+"""
+    subprocess.run([sys.executable, "-c", source], pass_fds=(log.descriptor,), check=True)
+    log.close()
+
+
 def test_a_file_that_a_spawned_process_finds(tmp_path: pathlib.Path) -> None:
     path = tmp_path / "crash"
     log = CrashLog(str(path))

@@ -172,6 +172,11 @@ def test_a_fault_names_the_line_that_called_native_code(number: int, words: str)
         ({"outcome": "stopped"}, "stopped", "stopped by a stop command"),
         ({"killed_by": "shutdown"}, "shutdown", "killed by its worker, which was told twice to stop"),
         ({"killed_by": "lost-worker", "wait_status": None}, "lost-worker", "its worker was killed or lost, "),
+        (
+            {"killed_by": "lost-worker", "wait_status": None, "fault": [APP]},
+            "lost-worker",
+            "a fault in native code ended the worker itself, while it was in thumbnail at app/img.py:40",
+        ),
         ({"wait_status": 3 << 8}, "exit", "the process left by itself with code 3, by os._exit or "),
         ({"wait_status": signal.SIGTERM}, "signal", "SIGTERM from an unknown sender"),
         ({"wait_status": 42}, "signal", "signal 42 from an unknown sender"),

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from jobdoctor.capture import exits
 from jobdoctor.capture.probes import registry
 from jobdoctor.rq import stamps
 
@@ -14,4 +15,5 @@ from jobdoctor.rq import stamps
 def _nothing_is_wrapped() -> Iterator[None]:
     yield
     stamps.uninstall()
+    exits.uninstall()
     registry.uninstall_all()
