@@ -61,12 +61,13 @@ def test_silent_just_below_each_limit(groups: list[SpanGroup], io: FileIO | None
     ("groups", "io"),
     [
         ([opens(400, 400)], None),
+        ([opens(1_200, 1, fingerprint="/proc/self/statm")], None),
         ([syncs(6, callsite=f"app/tasks.py:{line}") for line in range(4)], None),
         ([], FileIO(read_calls=6_000, read_bytes=6_000 * 65_536)),
         ([make_group(count=2_000, target="sqlite:///shop.db")], FileIO(read_calls=9_000, read_bytes=150_000)),
         ([make_group("http", count=400, target="https://api.test")], FileIO(read_calls=7_000, read_bytes=300_000)),
     ],
-    ids=["many files", "some syncs of several lines", "blocks", "SQLite", "TLS"],
+    ids=["many files", "the kernel's files", "some syncs of several lines", "blocks", "SQLite", "TLS"],
 )
 def test_silent_on_look_alikes(groups: list[SpanGroup], io: FileIO | None) -> None:
     assert ask(ChattyFileIo, alike(*groups, file_io=io, run_ms=300)) == []

@@ -34,6 +34,8 @@ def test_fires_on_what_adds_up() -> None:
     hour: dict[str, Any] = {"to_ns": executions[0].enqueued_at_ns + 3_600 * SECOND, "outcomes": {"finished": 10}}
     finding = only(ask(LargeResult, executions, **hour))
     assert finding.title == "Results are kept for 30 days, 144 MB at a time"
+    assert finding.evidence[2].text == "At the rate seen 144 MB of results lie in Redis at a time"
+    assert len(only(ask(LargeResult, giving(400_000))).evidence) == 2
 
 
 @pytest.mark.parametrize(

@@ -32,6 +32,8 @@ from jobdoctor.diagnosis.rule import Limit
 from jobdoctor.diagnosis.severity import TimeRule
 from jobdoctor.model import Evidence, Execution, Finding, JobHistory, Severity, SpanGroup
 
+#: Files that the kernel makes up when they are read: opening them again is how they are read again.
+_OF_THE_KERNEL = ("/proc/", "/sys/", "/dev/")
 #: A small read or write in us: (a tuned machine's, the middle, an emulated or encrypted one's).
 _SMALL_CALL_US = (0.5, 2.0, 6.0)
 
@@ -69,7 +71,7 @@ class ChattyFileIo(TimeRule):
 
     def check(self, history: JobHistory) -> Iterator[Finding]:
         executions = measure.typical(history)
-        lines = measure.merge_calls(executions, "file", by=_line)
+        lines = measure.merge_calls(executions, "file", where=_is_on_a_disk, by=_line)
         synced = [each for each in lines if each.first.operation == "fsync" and each.count >= self.limits.syncs]
         opened = [each for each in lines if each.first.operation == "open" and self._is_reopened(each)]
         small = self._small_calls(executions)
@@ -148,6 +150,10 @@ class ChattyFileIo(TimeRule):
             calls=round(syncs + opens + small),
             evidence=evidence,
         )
+
+
+def _is_on_a_disk(group: SpanGroup) -> bool:
+    return not group.fingerprint.startswith(_OF_THE_KERNEL)
 
 
 def _line(group: SpanGroup) -> tuple[str, ...]:

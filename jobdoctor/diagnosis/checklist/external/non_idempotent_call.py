@@ -193,16 +193,15 @@ def _repeated(
             continue
         done = sum(_succeeded(other) for _, other in earlier)
         last, _ = earlier[-1]
-        if _goes_on(done, group.count, max(other.count for _, other in earlier), usual.get(identity, set())):
+        before_it = max(other.count for _, other in earlier)
+        if _goes_on(done, group.count, before_it, usual.get(identity, set())):
             continue
         yield _Repeat(group, last, after, min(done, group.count))
 
 
 def _goes_on(done: int, made: int, most_before: int, usual: set[int]) -> bool:
     """Whether the later attempt may have made only what was left over: it made fewer calls than a whole run makes, and
-    together with the earlier ones as many. One call that is made again is a repeat."""
-    if most_before == 1 and made == 1 and usual <= {1}:
-        return False
+    together with the earlier ones as many. Without a whole run to compare with, fewer than before are what was left."""
     if usual:
         return done + made in usual and made not in usual
     return made < most_before

@@ -87,7 +87,7 @@ class LargeResult(Rule):
         window_s = (history.to_ns - history.from_ns) / _NS_PER_S
         number = history.outcomes.get("finished", 0)
         if ttl is None or ttl <= self.limits.long_ttl_s or window_s <= 0:
-            return number * size if ttl != FOR_EVER and window_s <= (ttl or 0) else 0.0
+            return 0.0
         # A burst of minutes is no rate for a day: what ran in the window is what is known to be kept.
         return size * (number if window_s < self.limits.long_ttl_s else number / window_s * ttl)
 
