@@ -237,7 +237,7 @@ def _blocked_outside(inputs: LedgerInputs, bodies: list[tuple[int, int]]) -> dic
             inner = 0 < number < len(within)
             seen = [kind for kind in kinds[number : number + 2] if kind]
             blocked = min(lasted * len(seen) // 2 if inner else lasted * len(seen), free)
-            if inner and account:
+            if inner and number < len(account):
                 counted = account[number] - account[number - 1]
                 blocked = min(max(blocked, counted - calls[number]), counted, free)
             for kind in seen or [""]:
@@ -262,15 +262,17 @@ def _wait_outside(sample: Sample, busy: list[tuple[int, int]]) -> str:
 def _blocked_until(samples: list[Sample]) -> list[int]:
     """At each sample, how long the thread had been blocked since the first one; empty when its CPU is not known.
 
-    The kernel counts a stretch of CPU or delay when it ends, so that a sample within one shows too little of it: what
-    a later sample shows is right for the earlier ones, too.
+    The kernel counts a stretch of CPU or delay when it ends. A sample within one shows too little of it, one that found
+    the thread blocked shows all: what a later sample shows is right for earlier ones too, and after the last one that
+    found it blocked nothing is known.
     """
-    if not samples[-1].thread_cpu_ns:
+    certain = max((number for number, sample in enumerate(samples) if sample.wait in _BLOCKED), default=0)
+    if not samples[-1].thread_cpu_ns or not certain:
         return []
     first = samples[0]
     blocked: list[int] = []
     least = _NEVER
-    for sample in reversed(samples):
+    for sample in reversed(samples[: certain + 1]):
         ready = sample.thread_cpu_ns - first.thread_cpu_ns + sample.runqueue_ns - first.runqueue_ns
         least = min(least, sample.at_ns - first.at_ns - ready)
         blocked.append(least)

@@ -183,17 +183,19 @@ def test_between_samples_the_kernels_account_says_how_long_the_thread_was_blocke
         Sample(300, 0, 0, 40, "child", thread_cpu_ns=130),  # 200 passed: 120 of CPU, 40 of delay, 40 blocked
         Sample(700, 0, 0, 40, "running", thread_cpu_ns=130),  # 400 passed, all of them blocked
         Sample(900, 0, 0, 40, "running", thread_cpu_ns=130),  # 200 passed: no sample says in what it was blocked
+        Sample(960, 0, 0, 40, "disk", thread_cpu_ns=130),  # 60 passed, and 40 until the end
     ]
-    assert ledger(phases=body, samples=samples) == {("other_wait", "child"): 640, ("unexplained", ""): 360}
-    # A call of 150 in the last 200: 50 at least, and at most, were blocked outside of it.
-    assert ledger(phases=body, samples=samples, busy=[(740, 890)]) == {
-        ("other_wait", "child"): 640 - 150,
-        ("unexplained", ""): 360 + 150,
+    # 40 + 400 of the child; 60 + 40 of the disk; the 200 in between as those.
+    assert ledger(phases=body, samples=samples) == {
+        ("other_wait", "child"): 440 + 200 * 440 // 540,
+        ("other_wait", "disk"): 100 + 200 - 200 * 440 // 540,
+        ("unexplained", ""): 1_000 - 740,
     }
-    # Nothing was seen to be blocked: the kernel's account alone does not say in what.
-    assert ledger(phases=body, samples=[samples[0], samples[2]], body_cpu_ns=130) == {
-        ("cpu", ""): 130,
-        ("unexplained", ""): 870,
+    # A call of 150 in those 200: 50 at least, and at most, were blocked outside of it.
+    assert ledger(phases=body, samples=samples, busy=[(740, 890)]) == {
+        ("other_wait", "child"): 440 + 50 * 440 // 540,
+        ("other_wait", "disk"): 100 + 50 - 50 * 440 // 540,
+        ("unexplained", ""): 1_000 - 590,
     }
 
 
@@ -203,11 +205,21 @@ def test_cpu_that_the_kernel_has_not_counted_yet_is_not_taken_for_a_wait() -> No
         Sample(200, 0, 0, 0, "sleep", thread_cpu_ns=10),
         Sample(400, 0, 0, 0, "running", thread_cpu_ns=110),
         Sample(600, 0, 0, 0, "running", thread_cpu_ns=110),
-        Sample(800, 0, 0, 0, "running", thread_cpu_ns=610),
+        Sample(800, 0, 0, 0, "sleep", thread_cpu_ns=610),
     ]
-    parts = ledger(phases=[Phase("body", 0, 1_000)], samples=samples, body_cpu_ns=800)
+    body = [Phase("body", 0, 1_000)]
     # Until 200 it slept; of the 600 then 600 were CPU.
-    assert parts == {("cpu", ""): 800, ("other_wait", "sleep"): 200}
+    assert ledger(phases=body, samples=samples, body_cpu_ns=600) == {("cpu", ""): 600, ("other_wait", "sleep"): 400}
+    # At the end it was in line for a processor, and nobody had counted that yet: it was not blocked.
+    samples += [Sample(at, 0, 0, 0, "running", thread_cpu_ns=610) for at in (810, 990)]
+    parts = ledger(phases=body, samples=samples, body_cpu_ns=600, body_runqueue_ns=105, channel_ns={"sql": 50})
+    assert parts == {
+        ("cpu", ""): 600,
+        ("cpu_wait", ""): 105,
+        ("sql", ""): 50,
+        ("other_wait", "sleep"): 205,
+        ("unexplained", ""): 40,
+    }
 
 
 def test_delay_is_not_moved_into_calls_because_the_job_waited_for_its_threads() -> None:
