@@ -211,7 +211,12 @@ def _rpc(attributes: Mapping[str, Any]) -> Described:
 
 def _library(span: Any) -> str:
     scope = getattr(span, "instrumentation_scope", None) or getattr(span, "instrumentation_info", None)
-    return str(getattr(scope, "name", "") or "").rpartition(".")[2].replace("-", "_")
+    return _short(getattr(scope, "name", "") or "")
+
+
+@functools.lru_cache(maxsize=256)
+def _short(scope: str) -> str:
+    return scope.rpartition(".")[2].replace("-", "_")
 
 
 def _started(rec: Recorder, span: Any) -> None:
@@ -239,7 +244,7 @@ def _ended(rec: Recorder, span: Any, opened: _Open) -> None:
         if rec is not opened.recorder or rec.generation is not opened.generation or rec.silent:
             return
         library = _library(span)
-        attributes = span.attributes or {}
+        attributes = dict(span.attributes or ())  # the span's own is slow to be asked
         found = describe(str(span.name), library, span.kind.name, attributes)
         if found is None:
             return
