@@ -297,6 +297,11 @@ CASES: list[Case] = [
         Load("reports.revenue_by_country", lambda shop, n: shop.revenue(_day(n))),
         _tidy("reports.revenue_in_parallel", lambda shop, n: shop.revenue_threaded(_day(n))),
     ),
+    Case(
+        "JD504",
+        Load("stock.move_stock", lambda shop, n: shop.window_dressed(_skus(0)), lane="busy"),
+        Load("stock.move_stock_in_order", lambda shop, n: shop.window_dressed_in_order(_skus(0)), lane="busy"),
+    ),
     # 6 retries
     Case(
         "JD601",

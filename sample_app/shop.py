@@ -227,6 +227,13 @@ class Shop:
     def settled_or_put_off(self, order_id: int) -> list[Job]:
         return [self.tidy.enqueue(payments.settle_or_put_off, order_id)]
 
+    def window_dressed(self, skus: list[str]) -> list[Job]:
+        """Two people carry the same articles, one from the left and one from the right."""
+        return [self.busy.enqueue(stock.move_stock, order, 1) for order in (skus, skus[::-1])]
+
+    def window_dressed_in_order(self, skus: list[str]) -> list[Job]:
+        return [self.busy.enqueue(stock.move_stock_in_order, order, 1) for order in (skus, skus[::-1])]
+
     def declare(self, shipment_id: int) -> list[Job]:
         return [self.default.enqueue(shipping.declare_parcel, shipment_id, job_timeout=1)]
 

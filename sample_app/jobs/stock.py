@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import func, insert, select, update
+from sqlalchemy import Update, func, insert, select, update
 from sqlalchemy.orm import Session
 
 from sample_app import clients, db
@@ -77,3 +77,28 @@ def reserve_stock_in_ledger(order_id: int, sku: str, quantity: int) -> str:
     with db.new_session() as session, session.begin():
         session.execute(insert(StockMovement).values(feed=f"order-{order_id}", sku=sku, quantity=-quantity))
     return f"{order_id}: {quantity} x {sku}"
+
+
+def move_stock(skus: list[str], quantity: int) -> int:
+    """Takes articles from the shelf to the window, one after the other."""
+    with db.new_session() as session, session.begin():
+        for sku in skus:
+            session.execute(_taken([sku], quantity))
+    return len(skus)
+
+
+def move_stock_in_order(skus: list[str], quantity: int) -> int:
+    """Takes articles from the shelf to the window: locks their rows first, in one order, and then changes them."""
+    with db.new_session() as session, session.begin():
+        here = (StockLevel.warehouse == "south", StockLevel.sku.in_(skus))
+        session.execute(select(StockLevel.id).where(*here).order_by(StockLevel.id).with_for_update())
+        session.execute(_taken(skus, quantity))
+    return len(skus)
+
+
+def _taken(skus: list[str], quantity: int) -> Update:
+    return (
+        update(StockLevel)
+        .where(StockLevel.warehouse == "south", StockLevel.sku.in_(skus))
+        .values(on_hand=StockLevel.on_hand - quantity)
+    )

@@ -53,6 +53,7 @@ SKUS = [f"SKU-{number:05}" for number in range(1, 6)]
         (reports.seal_invoices, reports.seal_page_by_page, [DAY, 1]),
         (reports.print_invoices, reports.print_one_by_one, [DAY, 1]),
         (shipping.tariffs, shipping.keep_tariffs, [["AT", "FR"]]),
+        (stock.move_stock, stock.move_stock_in_order, [SKUS, 1]),
         (customers.score_segment, customers.score_segment_with_room, [3]),
     ],
 )

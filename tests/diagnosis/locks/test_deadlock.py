@@ -1,0 +1,112 @@
+"""JD504: transactions given up for others, by driver and by message; other errors are not."""
+
+from __future__ import annotations
+
+import pytest
+
+from jobdoctor.diagnosis.checklist.locks.deadlock import Deadlock
+from jobdoctor.model import ExceptionInfo, Execution, LockWait
+from tests.builders import MS, make_execution, make_group
+from tests.diagnosis.asking import ask, only
+
+UPDATE = "UPDATE stock_levels SET on_hand = ? WHERE sku = ?"
+DETECTED = "psycopg.errors.DeadlockDetected"
+
+
+def met(
+    error: str = DETECTED, *, errors: int = 1, ms: float = 1_000, run_ms: float = 1_200, **fields: object
+) -> Execution:
+    group = make_group(
+        fingerprint=UPDATE, operation="UPDATE", effect="write", callsite="app/stock.py:9", count=4, ms=ms,
+        max_ns=int(ms * MS), errors=errors, error_types={error: errors} if errors else {},
+    )  # fmt: skip
+    return make_execution(**{"run_ms": run_ms, "groups": [group], **fields})
+
+
+def failed(type_name: str, message: str, **fields: object) -> Execution:
+    error = ExceptionInfo(type_name, message, callsite="app/stock.py:9", digest="x")
+    return make_execution(**{"run_ms": 700, "outcome": "failed", "exception": error, **fields})
+
+
+QUIET = [make_execution(run_ms=200) for _ in range(6)]
+
+
+def test_fires_on_deadlocks_that_were_got_over() -> None:
+    finding = only(ask(Deadlock, [met(), met(), *QUIET]))
+    assert finding.title == "2 deadlocks in 2 of 8 executions, all got over"
+    assert finding.severity == "critical"
+    assert finding.callsite == "app/stock.py:9"
+    assert finding.cost_ms == pytest.approx(250)
+    assert "order_by(Row.id).with_for_update()" in finding.recommendation.snippet
+    assert finding.evidence[0].data["statements"] == {UPDATE: 2}
+    assert finding.evidence[1].kind == "execution"
+
+
+def test_an_execution_that_failed_with_it_lost_all_its_work() -> None:
+    message = "(psycopg.errors.DeadlockDetected) deadlock detected"
+    finding = only(ask(Deadlock, [failed("sqlalchemy.exc.OperationalError", message) for _ in range(2)] + QUIET[:2]))
+    assert finding.title == "2 deadlocks in 2 of 4 executions, 2 of which failed"
+    assert finding.cost_ms == pytest.approx(350)
+
+
+@pytest.mark.parametrize(
+    ("type_name", "message", "said"),
+    [
+        ("psycopg2.errors.DeadlockDetected", "", "deadlocks"),
+        ("asyncpg.exceptions.DeadlockDetectedError", "", "deadlocks"),
+        ("pymysql.err.OperationalError", "(?, 'Deadlock found when trying to get lock; try restarting')", "deadlocks"),
+        ("psycopg.errors.SerializationFailure", "", "serialization failures"),
+        ("sqlalchemy.exc.DBAPIError", "could not serialize access due to concurrent update", "serialization failures"),
+        ("sqlite3.OperationalError", "database is locked", '"database is locked" errors'),
+        ("django.db.utils.OperationalError", "database table is locked", '"database is locked" errors'),
+        ("MySQLdb.OperationalError", "(?, 'Lock wait timeout exceeded; try restarting transaction')", "lock timeouts"),
+        ("psycopg.errors.LockNotAvailable", "canceling statement due to lock timeout", "lock timeouts"),
+    ],
+)
+def test_fires_on_what_each_driver_says(type_name: str, message: str, said: str) -> None:
+    assert f"2 {said} in" in only(ask(Deadlock, [failed(type_name, message), failed(type_name, message)])).title
+
+
+def test_a_busy_sqlite_that_the_job_retried_is_told_by_its_lock_wait() -> None:
+    group = make_group(
+        target="sqlite:///shop.db", errors=3, error_types={"sqlite3.OperationalError": 3}, count=4, ms=600,
+        max_ns=200 * MS, blocked_ns=590 * MS, callsite="app/stock.py:9",
+    )  # fmt: skip
+    busy = make_execution(run_ms=700, groups=[group], locks=[LockWait("sqlite", "shop.db", 590 * MS)])
+    finding = only(ask(Deadlock, [busy]))
+    assert finding.title == '3 "database is locked" errors in 1 of 1 executions, all got over'
+    assert "journal_mode = WAL" in finding.recommendation.snippet
+
+
+def test_the_message_tells_what_the_type_does_not() -> None:
+    message = "(?, 'Deadlock found when trying to get lock')"
+    error = ExceptionInfo("pymysql.err.OperationalError", message, callsite="app/stock.py:9")
+    each = [met("pymysql.err.OperationalError", outcome="failed", exception=error) for _ in range(2)]
+    finding = only(ask(Deadlock, each))
+    assert finding.title == "2 deadlocks in 2 of 2 executions, 2 of which failed"
+
+
+@pytest.mark.parametrize(("errors", "fires"), [(1, False), (2, True)])
+def test_below_two_errors_it_is_silent(errors: int, fires: bool) -> None:
+    assert bool(ask(Deadlock, [met(errors=errors, ms=10), *QUIET])) is fires
+
+
+@pytest.mark.parametrize(("others", "severity"), [(98, "warning"), (99, "info")])
+def test_just_below_two_in_a_hundred_a_short_one_is_a_hint(others: int, severity: str) -> None:
+    quiet = [make_execution(run_ms=200) for _ in range(others)]
+    assert only(ask(Deadlock, [met(ms=2, run_ms=200), met(ms=2, run_ms=200), *quiet])).severity == severity
+
+
+@pytest.mark.parametrize(
+    "execution",
+    [
+        met(errors=0),
+        met("psycopg.errors.UniqueViolation"),
+        met("sqlite3.OperationalError"),
+        failed("builtins.ValueError", "the lock of the shop is broken"),
+        failed("redis.exceptions.LockError", "Unable to acquire lock within the time specified"),
+    ],
+    ids=["no error", "unique violation", "another operational error", "a word", "a redis lock"],
+)
+def test_look_alikes(execution: Execution) -> None:
+    assert ask(Deadlock, [execution] * 5) == []
