@@ -166,6 +166,7 @@ def _measure(
                 figures.jobs.append(_measure_job(bench, arms, pids, job, kind, rounds))
                 figures.loads.append(os.getloadavg()[0])
                 print(f"{kind} {job}: done", file=sys.stderr)
+            time.sleep(1)  # the last horses are gone
             figures.resident[kind] = {name: processes.resident_mb(pid) for name, pid in pids.items()}
             figures.proportional[kind] = {name: processes.proportional_mb(pid) for name, pid in pids.items()}
     return figures
