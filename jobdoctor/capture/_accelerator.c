@@ -1128,25 +1128,26 @@ call_end(Call *call, PyObject *const *args, Py_ssize_t given, PyObject *keywords
     if (flags & CPU && read_clock(self->thread_clock, &cpu_now) < 0) {
         PyErr_Clear();
     }
-    if (status) {
-        if (cell->status_at && cell->status == status) {
-            status_at = cell->status_at;
-        }
-        else if ((status_at = tally_at(cell, TALLY_STATUS, places[4])) > 0) {
-            cell->status = status;
-            cell->status_at = status_at;
-        }
-        raised = status_at < 0;
-    }
     if (error != NULL) {
         if (cell->error_at && cell->error_type == (PyObject *)Py_TYPE(error)) {
             error_at = cell->error_at;
         }
-        else if (!raised && (error_at = tally_at(cell, TALLY_ERROR, error)) > 0) {
+        else if ((error_at = tally_at(cell, TALLY_ERROR, error)) > 0) {
+            cell->error_at = 0; /* letting go of a type may run Python */
             Py_XSETREF(cell->error_type, Py_NewRef(Py_TYPE(error)));
             cell->error_at = error_at;
         }
-        raised = raised || error_at < 0;
+        raised = error_at < 0;
+    }
+    if (status) {
+        if (cell->status_at && cell->status == status) {
+            status_at = cell->status_at;
+        }
+        else if (!raised && (status_at = tally_at(cell, TALLY_STATUS, places[4])) > 0) {
+            cell->status = status;
+            cell->status_at = status_at;
+        }
+        raised = raised || status_at < 0;
     }
     int64_t *words = cell_words(cell);
     if (words == NULL) { /* reset meanwhile, by another thread */

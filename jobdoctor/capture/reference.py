@@ -122,7 +122,7 @@ from jobdoctor.capture.layout import (
 )
 
 #: Shapes kept for one execution. Beyond them, and beyond the cells, calls are counted in one cell a channel.
-SHAPES = 1024
+SHAPES = CELLS
 OTHER = "(other)"
 #: From this many library frames on, looking at three frames is cheaper than walking all of them.
 TRAIL_DEPTH = 6
@@ -130,7 +130,7 @@ TRAIL_DEPTH = 6
 #: other places are counted in one cell a channel.
 PLACES = 2 * CELLS
 #: Threads that are told apart, and transactions that are open at one time.
-_THREADS = 4096
+_THREADS = 256
 _TRANSACTIONS = 256
 #: Notes of the kinds that can come without end leave this much for the rest.
 _RESERVED_NOTE_BYTES = 32 * 1024

@@ -1,0 +1,272 @@
+"""The recorder at its limits: millions of calls, the largest execution, kills at any moment
+(``JOBDOCTOR_TEST_KILLS`` of each recorder, 200 when it is not set); both recorders compared.
+"""
+
+from __future__ import annotations
+
+import gc
+import itertools
+import mmap
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from jobdoctor.capture import layout, recorder, recording
+from jobdoctor.capture.recorder import PythonRecorder, Recorder
+from tests.capture.test_recorder import FakeClock, kind, query
+
+__all__ = ["kind"]  # the fixture
+
+accelerated = pytest.mark.skipif(not recorder.ACCELERATED, reason="the accelerator was not built")
+
+
+def test_millions_of_calls_are_counted_exactly(kind: type[Recorder]) -> None:
+    calls = 50_000 if kind is PythonRecorder else 5_000_000
+    rec = kind(recorder.open_memory().buffer)
+    shapes = [query(rec, f"SELECT {number}") for number in range(10)]
+    for shape, number in zip(itertools.cycle(shapes), range(1, calls + 1), strict=False):
+        rec.begin(shape, params=number).end(rows=1)  # type: ignore[union-attr]
+    read = recording.read(rec.buffer)
+    assert [(group.count, group.rows) for group in read.groups] == [(calls // 10, calls // 10)] * 10
+    assert all(group.distinct == layout.DISTINCT_PER_CELL and group.distinct_capped for group in read.groups)
+    assert (read.calls, len(read.spans), read.spans_dropped) == (calls, layout.SPANS, calls - layout.SPANS)
+
+
+def test_the_largest_execution_takes_two_mebibytes_at_most(kind: type[Recorder]) -> None:
+    script = Path(__file__).with_name("worst_case.py")
+    name = "python" if kind is PythonRecorder else "c"
+    root = str(script.parent.parent.parent)
+    done = subprocess.run(
+        [sys.executable, str(script), name],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=root,
+        env={**os.environ, "PYTHONPATH": root},
+    )
+    assert layout.SIZE // 2 < int(done.stdout) <= 2 * 1024 * 1024
+
+
+# ------------------------------------------------------------------------------------------------------------- kills
+
+_SHAPES = 7
+
+
+def _killed(rec: Recorder, truth: memoryview) -> None:
+    """In a forked child: calls without end, of two threads. The truth is written before and after each."""
+    recorder.start(rec)
+    rec.mark("body")
+
+    def work(thread: int) -> None:
+        for number in itertools.count(1):
+            shape = rec.shape("sql", "SELECT", f"thread {thread} shape {number % _SHAPES}")
+            truth[3 * thread + 2] = number % _SHAPES
+            truth[3 * thread] = number
+            call = rec.begin(shape, params=number)
+            assert call is not None
+            call.end(rows=1, error=ValueError() if number % 5 == 0 else None)
+            truth[3 * thread + 1] = number
+            if number > 5 and thread == 0 and number % 50 == 0:
+                time.sleep(0)
+
+    threading.Thread(target=work, args=(1,), daemon=True).start()
+    work(0)
+
+
+def test_kills_at_random_moments(kind: type[Recorder]) -> None:
+    kills = int(os.environ.get("JOBDOCTOR_TEST_KILLS", "200"))
+    truth = memoryview(mmap.mmap(-1, 4096)).cast("q")
+    rec = kind(recorder.open_memory().buffer)
+    running = counted = 0
+    for attempt in range(kills):
+        truth[:] = memoryview(bytes(4096)).cast("q")
+        pid = os.fork()
+        if pid == 0:
+            try:
+                _killed(rec, truth)
+            finally:
+                os._exit(1)
+        give_up = time.monotonic() + 0.1
+        while attempt % 5 and not truth[0] and time.monotonic() < give_up:  # every fifth dies at its start
+            time.sleep(0.0002)
+        time.sleep(random.random() * 0.004)
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        read = recording.read(rec.buffer)
+        begun, ended = truth[0] + truth[3], truth[1] + truth[4]
+        # Each call that returned is counted, and none that did not begin.
+        assert ended <= read.calls <= begun
+        assert all(
+            group.errors - group.count <= 1 and group.rows in (group.count, group.count + 1)
+            for group in read.groups
+            if group.count
+        )
+        flying = recording._flights(rec.words)
+        assert begun - read.calls <= 2
+        for cell, _start, thread, number in flying:
+            # It is the call that its thread was in: begun, and not returned.
+            assert number == truth[3 * thread]
+            assert truth[3 * thread + 1] == number - 1
+            shape = recording._View(rec.buffer).shape(rec.words[layout.CELLS_AT // 8 + cell * layout.CELL_WORDS])
+            assert shape[2] == f"thread {thread} shape {number % _SHAPES}"
+        running += bool(flying)
+        counted += read.calls > 0
+        rec.reset()
+    assert counted > kills * 0.4
+    assert running > kills * 0.04
+
+
+# --------------------------------------------------------------------------------------------- one is as the other
+
+_facts = st.fixed_dictionaries(
+    {},
+    optional={
+        "rows": st.integers(-1, 5) | st.none(),
+        "sent": st.integers(0, 9),
+        "received": st.integers(0, 9),
+        "items": st.integers(0, 3),
+        "blocked_ns": st.integers(-5, 50),
+    },
+)
+_steps = st.lists(
+    st.one_of(
+        st.tuples(st.just("begin"), st.integers(0, 5), st.integers(0, 40), st.integers(0, 15), st.booleans()),
+        st.tuples(st.just("end"), st.integers(0, 5), _facts, st.integers(0, 2), st.sampled_from([0, 200, 503])),
+        st.tuples(st.just("through"), st.integers(0, 5)),
+        st.tuples(st.just("add"), st.integers(0, 5), _facts),
+        st.tuples(st.just("mark"), st.sampled_from(["import", "body", "callback", "persist"])),
+        st.tuples(st.just("transaction"), st.integers(0, 2), st.booleans()),
+        st.tuples(st.just("wait"), st.integers(0, 100)),
+    ),
+    max_size=60,
+)
+
+
+def _run(rec: Recorder, clock: FakeClock, steps: list[tuple[Any, ...]], threads: bool) -> None:
+    calls: list[Any] = []
+
+    def step(name: str, *more: Any) -> None:
+        if name == "begin":
+            number, params, flags, passthrough = more
+            shape = rec.shape(layout.CHANNELS[number % 3], "call", f"call {number}", effect="read")
+            if number % 2:  # from two lines
+                calls.append(rec.begin(shape, params=params, flags=flags, passthrough=passthrough))
+            else:
+                calls.append(rec.begin(shape, params=params, flags=flags))
+        elif name in ("end", "through", "add") and calls and (call := calls[more[0] % len(calls)]) is not None:
+            if name == "end":
+                error = [None, ValueError(), KeyError()][more[2]]
+                call.end(error, status=more[3], **more[1])
+            elif name == "through":
+                call.let_through()
+            else:
+                call.cell.add(**more[1])
+        elif name == "mark":
+            rec.mark(more[0])
+        elif name == "transaction":
+            rec.transaction(*more)
+        elif name == "wait":
+            clock.now += more[0]
+
+    with ThreadPoolExecutor(1) as other:  # one thread: the numbers of threads that end are given again as it happens
+        for number, given_step in enumerate(steps):
+            if threads and number % 3 == 0:
+                other.submit(step, *given_step).result()
+            else:
+                step(*given_step)
+
+
+@accelerated
+@settings(max_examples=150, deadline=None)
+@given(_steps, st.booleans())
+def test_both_recorders_write_the_same(steps: list[tuple[Any, ...]], threads: bool) -> None:
+    images = []
+    for each in (PythonRecorder, Recorder):
+        clock = FakeClock()
+        rec = each(mmap.mmap(-1, layout.SIZE), clock, clock, lambda clock=clock: clock.now // 3)  # type: ignore[misc]
+        rec._scheduled = lambda: (1, 2)  # type: ignore[method-assign]
+        recorder.start(rec)
+        try:
+            _run(rec, clock, steps, threads)
+        finally:
+            recorder.stop()
+        rec.words[layout.H_EPOCH] = rec.words[layout.H_COST] = 0
+        images.append(bytes(rec.buffer))
+    assert images[0] == images[1]
+
+
+@accelerated
+def test_nothing_is_kept_of_calls_that_are_over() -> None:
+    rec = Recorder(recorder.open_memory().buffer)
+    shape = query(rec)
+    error, clocks = ValueError(), (rec.clock, rec.generation, rec)
+
+    def calls() -> None:
+        for number in range(20_000):
+            call = rec.begin(shape, params=number % 9, flags=recorder.BATCHED)
+            assert call is not None
+            call.cell.add(rows=1)
+            call.end(error if number % 3 else None, rows=number, status=200 + number % 3)
+            query(rec)
+
+    calls()
+    gc.collect()
+    before = [sys.getrefcount(each) for each in (*clocks, shape, error, type(error), None)], sys.getallocatedblocks()
+    calls()
+    gc.collect()
+    after = [sys.getrefcount(each) for each in (*clocks, shape, error, type(error), None)], sys.getallocatedblocks()
+    assert all(abs(one - other) < 50 for one, other in zip(before[0], after[0], strict=True))
+    assert after[1] - before[1] < 200
+
+
+@accelerated
+def test_a_recorder_and_its_calls_go_away() -> None:
+    class Counted(Recorder):
+        gone = 0
+
+        def __del__(self) -> None:
+            Counted.gone += 1
+
+    for _ in range(5):
+        rec = Counted(mmap.mmap(-1, layout.SIZE))
+        rec.home = rec  # a cycle
+        rec.begin(query(rec), passthrough=True)
+        del rec
+    gc.collect()
+    assert Counted.gone >= 5
+
+
+@accelerated
+def test_threads_in_the_accelerator_lose_no_call() -> None:
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        rec = Recorder(recorder.open_memory().buffer)
+
+        def work(number: int) -> None:
+            for again in range(3_000):
+                shape = query(rec, f"SELECT {again % 3}")
+                rec.begin(shape, params=again + 1).end(status=200 + number % 2)  # type: ignore[union-attr]
+
+        threads = [threading.Thread(target=work, args=(number,)) for number in range(6)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(interval)
+    read = recording.read(rec.buffer)
+    assert read.calls == sum(sum(group.statuses.values()) for group in read.groups) == 18_000
+    assert recording.in_flight(rec.buffer) is None
+    assert all(group.distinct == 1_000 for group in read.groups)
