@@ -63,9 +63,7 @@ def test_a_files_room_is_there_before_it_is_used(tmp_path: Path) -> None:
         opened.close()
 
 
-def test_a_full_disk_gives_anonymous_memory_and_leaves_no_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_full_disk_gives_anonymous_memory_and_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
