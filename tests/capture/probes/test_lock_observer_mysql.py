@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -121,6 +122,27 @@ def test_slow_statements_that_wait_for_nobody(observer: LockObserver, table: dic
     other.close()
     assert len(blocked.waits) <= 1  # it may have ended before the new observer was ready
     assert free.waits == []
+
+
+def test_several_workers_that_wait_for_one_row(table: dict[str, Any]) -> None:
+    """MariaDB renews what it shows only when nobody has asked for a while: they must not hide each other."""
+    observers = [LockObserver() for _ in range(3)]
+    for observer in observers:
+        warm(observer, table)
+    with held(table, "UPDATE probe_stock SET left_over = 7 WHERE id = 1", 1.2):
+        update = run(table, "UPDATE probe_stock SET left_over = 2 WHERE id = 1")
+
+        def late() -> None:
+            time.sleep(0.4)
+            update()
+
+        found = locking.observe_together(observers, [update, late, late])
+    for observer in observers:
+        observer.close()
+    for observed in found:
+        (group,) = [group for group in observed.recorded.groups if group.operation == "UPDATE"]
+        assert [wait.kind for wait in observed.waits] == ["row"]
+        assert 0.9 * group.max_ns <= observed.waits[0].waited_ns <= 1.1 * group.max_ns
 
 
 def test_without_privileges_what_is_missing_is_said(table: dict[str, Any]) -> None:
