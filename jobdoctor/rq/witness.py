@@ -47,6 +47,8 @@ LAST_TRIES_S = 3.0
 _MARGIN_S = 60.0
 #: Where the kernel has no descriptors for processes, how often to look whether the worker lives.
 _LOOK_S = 1.0
+#: Where processors are short, the jobs come first.
+_NICE = 5
 _PACKET_BYTES = 256 * 1024
 _MESSAGES = msgpack.Decoder(Begun | Ended | Lost)
 
@@ -63,6 +65,7 @@ def _settle(line: socket.socket) -> None:
     """Lets go of what is the worker's: its descriptors, its signals, its terminal. What the worker built stays where it
     is, untouched: nothing of it is collected or finalised here."""
     gc.freeze()
+    os.nice(_NICE)
     os.setpgid(0, 0)  # Ctrl-C, and whoever signals the worker's group, mean the worker
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGPIPE):
         signal.signal(number, signal.SIG_IGN)

@@ -1,9 +1,8 @@
 """The worker's end of the line to its witness, the process that looks at executions and writes them to the stream.
 
-Nothing here waits for the witness, but for two bounded moments: before a worker's first job (is it to be profiled?) and
-when every recorder's memory is still being read. Packets that do not fit the socket wait here for the next job; a
-witness that died is started anew and told again what it had not dealt with. What is lost all the same is counted, and
-the next recording says how many.
+Nothing here waits for the witness, but for a moment when every recorder's memory is still being read. Packets that do
+not fit the socket wait here for the next job; a witness that died is started anew and told again what it had not dealt
+with. What is lost all the same is counted, and the next recording says how many.
 """
 
 from __future__ import annotations
@@ -25,8 +24,6 @@ STARTS = 4
 STARTS_WITHIN_S = 60.0
 #: How long a job may wait for a memory that the witness is reading.
 MEMORY_PATIENCE_S = 0.003
-#: How long the first job may wait for the settings and the fleet's figures of profiles.
-READY_PATIENCE_S = 0.25
 #: How long the worker waits at its end for what is still to be written.
 CLOSE_PATIENCE_S = 5.0
 #: Executions that a witness has not dealt with, beyond which the oldest is given up.
@@ -73,7 +70,8 @@ class WitnessLink:
     ) -> None:
         self.owner = os.getpid()
         self.pid = 0  # of the witness; 0: there is none
-        self.mode = ""  # of profiles; empty: not known yet
+        #: Of profiles. Empty: not known before the witness has read the settings; no job waits for that.
+        self.mode = os.environ.get("JOBDOCTOR_PROFILE", "").strip()
         self.held = 0  # recordings in the witness that wait for the server
         self.lost = 0  # not told yet
         self._said: list[tuple[str, str]] = []
@@ -188,10 +186,6 @@ class WitnessLink:
 
     def wants_profile(self, job: str) -> bool:
         """Whether the job's next execution is to be profiled."""
-        if not self.mode:
-            self._wait(select.POLLIN, READY_PATIENCE_S)
-            self._receive()
-            self.mode = self.mode or "never"  # until it says otherwise
         if self.mode != "auto":
             return self.mode == "always"
         wanted = self._profiles.get(job, True)
