@@ -104,7 +104,7 @@ class ConnectionChurn(TimeRule):
         part = excess / opened
         saving = (low * part, mid * part, high * part)
         severity: Severity = self.severity(saving[1], whole, calls=excess)
-        if severity == "info" and excess >= self.limits.warning_connections:
+        if severity == "info" and opened >= self.limits.warning_connections:
             severity = "warning"
         merged = measure.merge_calls(
             executions, channel, where=lambda group: _host(group) == target and _opened(group) > 0
