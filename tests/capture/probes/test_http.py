@@ -18,7 +18,9 @@ import pytest
 import requests
 import urllib3
 
+from jobdoctor import fingerprint
 from jobdoctor.capture import probes
+from jobdoctor.capture.probes import httpx_client
 from tests.capture.probes.conftest import Record, line
 
 
@@ -199,6 +201,45 @@ def test_httpx(record: Record, server: str) -> None:
     assert streamed.total_ns > 50_000_000
     assert (slow.count, slow.errors) == (1, 1)
     assert recorded.one("sleep").count == 1
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["http://h", "http://h/", "https://u:zqx@H:443/a/1?x=1&y=2", "http://[::1]:80/v1/x/7", "http://h:81/a%20b/9?q",
+     "http://m\u00fcnchen.de/\u00f6/12#zqx", "http://h?x=a/b", "http://h/?", "http://h/v2/orders/12/lines?page=3"],
+)  # fmt: skip
+def test_httpx_addresses_in_parts_have_the_shape_of_the_whole(record: Record, address: str) -> None:
+    url = httpx.URL(address)
+    whole = fingerprint.url("GET", str(url))
+    with record() as recorded:
+        for _ in range(2):  # learnt, and known
+            shape, _ = httpx_client._shape(recorded.recorder, "GET", url)
+            assert shape.identity[2:4] == (whole.template, whole.target)
+
+
+def test_new_connections_of_httpx_are_counted(record: Record, server: str) -> None:
+    with record() as recorded:
+        with httpx.Client() as client:
+            for _ in range(3):
+                client.get(f"{server}/orders/1")
+        httpx.get(f"{server}/lines/1")
+    found = {group.fingerprint.split("/")[-2]: group.new_connections for group in recorded.of("http", "GET")}
+    assert found == {"orders": 1, "lines": 1}
+
+
+def test_the_shape_of_a_request_holds_for_its_ids_and_server(record: Record, server: str) -> None:
+    other = server.replace("127.0.0.1", "localhost")
+    with record() as recorded, requests.Session() as session:
+        for address in (server, other):
+            for number in (7, 8, 9):
+                session.get(f"{address}/v1/orders/{number}", timeout=5)
+            session.get(f"{address}/v2/orders/7", timeout=5)
+    found = {(group.fingerprint, group.target): (group.count, group.distinct) for group in recorded.of("http", "GET")}
+    assert found == {
+        (f"GET {address}/v{version}/orders/{{}}", address): counts
+        for address in (server, other)
+        for version, counts in ((1, (3, 3)), (2, (1, 1)))
+    }
 
 
 def test_httpx_asyncio(record: Record, server: str) -> None:

@@ -93,6 +93,32 @@ def test_autocommit_is_no_transaction_and_blocks_are(record: Record, postgres_ur
     assert recorded.one("sql", "UPDATE").in_transaction == 3
 
 
+def test_a_commit_that_hides_behind_a_query_ends_the_transaction(record: Record, postgres_url: str, table: str) -> None:
+    with record() as recorded, psycopg.connect(postgres_url) as connection:
+        connection.execute("SELECT id FROM probe_orders")
+        connection.execute("SELECT name FROM probe_orders; COMMIT")
+        connection.execute("SELECT id, name FROM probe_orders")
+        connection.execute("SELECT name, id FROM probe_orders")
+    found = {group.fingerprint: group.in_transaction for group in recorded.of("sql", "SELECT")}
+    assert found == {
+        "SELECT id FROM probe_orders": 0,
+        "SELECT name FROM probe_orders; COMMIT": 1,
+        "SELECT id, name FROM probe_orders": 0,
+        "SELECT name, id FROM probe_orders": 1,
+    }
+
+
+def test_a_kept_connection_is_the_next_executions_too(record: Record, postgres_url: str, table: str) -> None:
+    with psycopg.connect(postgres_url) as connection:
+        for _ in range(2):
+            with record() as recorded:
+                for number in (1, 2, 3):
+                    connection.execute("SELECT name FROM probe_orders WHERE id = %s", (number,))
+            group = recorded.one("sql", "SELECT")
+            assert (group.count, group.distinct, group.rows, group.in_transaction) == (3, 3, 3, 2)
+            assert len(recorded.facts("session")) == 1
+
+
 def test_errors_keep_their_type(record: Record, postgres_url: str, table: str) -> None:
     with psycopg.connect(postgres_url, autocommit=True) as connection, record() as recorded:
         with pytest.raises(psycopg.errors.UniqueViolation):
