@@ -98,8 +98,10 @@ class _ProcReader:
             if len(stat) < 22 or stat[0] in (b"Z", b"X"):
                 return None
             memory = self._text("statm").split()
-            scheduled = self._text("schedstat").split()
             transfer = self._text("io")
+            # Side by side: on a busy host this process may be kept waiting between any two of these lines.
+            scheduled = self._text("schedstat").split()
+            at_ns = time.perf_counter_ns()
             wait = self._wait(stat[0])
         except OSError:
             return None
@@ -121,7 +123,7 @@ class _ProcReader:
             elif line.startswith(b"write_bytes:"):
                 written_bytes = int(line[12:])
         return Sample(
-            at_ns=time.perf_counter_ns(),
+            at_ns=at_ns,
             cpu_ns=self.cpu_ns,
             rss_bytes=int(memory[1]) * _PAGE,
             runqueue_ns=delayed,
