@@ -41,13 +41,14 @@ def _begin(rec: Recorder, cursor: Any, args: tuple[Any, ...], kwargs: dict[str, 
 def _end(rec: Recorder, cursor: Any, begun: Begun, error: BaseException | None) -> None:
     try:
         connection = cursor.connection
-        database = postgresql(rec, connection, LIBRARY)
+        call, known, items = begun
         if error is not None:
-            database.fail(rec, begun, error)
+            call.end(error, items=items)
             track(rec, connection, in_transaction(connection))
         else:
-            database.finish(rec, begun, cursor.rowcount)
-            follow(rec, connection, begun[1])
+            rows = cursor.rowcount
+            call.end(None, rows if rows >= 0 else None, 0, 0, 0, items)
+            follow(rec, connection, known)
     except Exception as failure:
         begun[0].end(error)
         if foreign(failure):
