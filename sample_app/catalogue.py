@@ -277,6 +277,11 @@ CASES: list[Case] = [
         Load("customers.award_points", lambda shop, n: shop.campaign(n)),
         _tidy("customers.award_points_at_once", lambda shop, n: shop.campaign_at_once(n + ROUNDS)),
     ),
+    Case(
+        "JD408",
+        Load("orders.turnover", lambda shop, n: shop.end_of_month(_day(n))),
+        _tidy("orders.turnover_by_sum", lambda shop, n: shop.end_of_month_by_sum(_day(n))),
+    ),
     # 5 locks
     Case(
         "JD501",

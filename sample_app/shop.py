@@ -164,6 +164,12 @@ class Shop:
     def price_review_by_window(self, day: str) -> list[Job]:
         return [self.tidy.enqueue(orders.price_ranks_by_window, day)]
 
+    def end_of_month(self, since: str) -> list[Job]:
+        return [self.default.enqueue(orders.turnover, since)]
+
+    def end_of_month_by_sum(self, since: str) -> list[Job]:
+        return [self.tidy.enqueue(orders.turnover_by_sum, since)]
+
     def evening(self, day: str) -> list[Job]:
         return [self.default.enqueue(payments.write_cash_book, day)]
 

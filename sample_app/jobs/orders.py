@@ -125,3 +125,23 @@ def price_ranks_by_window(day: str) -> int:
 def _ranked(day: str, total: int | None) -> int:
     cache().set(f"ranks:{day}", int(total or 0))
     return int(total or 0)
+
+
+def turnover(since: str) -> int:
+    """What was sold since a day, in cents."""
+    with db.new_session() as session:
+        query = select(OrderItem).join(Order, Order.id == OrderItem.order_id)
+        items = session.scalars(query.where(Order.day >= dt.date.fromisoformat(since)))
+        return _turned_over(since, sum(item.quantity * item.price_cents for item in items))
+
+
+def turnover_by_sum(since: str) -> int:
+    """What was sold since a day, in cents; the database adds it up."""
+    with db.new_session() as session:
+        query = select(func.sum(OrderItem.quantity * OrderItem.price_cents)).join(Order, Order.id == OrderItem.order_id)
+        return _turned_over(since, session.scalar(query.where(Order.day >= dt.date.fromisoformat(since))))
+
+
+def _turned_over(since: str, cents: int | None) -> int:
+    cache().set(f"turnover:{since}", int(cents or 0))
+    return int(cents or 0)

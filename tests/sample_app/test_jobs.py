@@ -30,6 +30,7 @@ SKUS = [f"SKU-{number:05}" for number in range(1, 6)]
     [
         (orders.sync_orders, orders.sync_orders_eagerly, [DAY]),
         (orders.tax_report, orders.tax_report_with_rate, ["DE", DAY]),
+        (orders.turnover, orders.turnover_by_sum, [DAY]),
         (stock.refresh_stock_levels, stock.refresh_levels_at_once, [SKUS]),
         (catalog.best_prices, catalog.best_prices_solved, [3]),
         (catalog.warm_price_cache, catalog.warm_cache_in_one_go, [1, 50]),
