@@ -62,7 +62,7 @@ LANES = (
     Lane("default", ("default",)),
     Lane("tidy", ("tidy",)),
     Lane("refunds", ("refunds",), options=("--with-scheduler",)),
-    Lane("alerts", ("alerts",)),
+    Lane("alerts", ("alerts", "partners")),
     Lane("busy", ("busy",), workers=3, phase=2),
     Lane("crowded", ("crowded",), phase=2),
     Lane("quick", ("quick",), phase=2),
@@ -74,6 +74,8 @@ LANES = (
 
 
 _tidy = functools.partial(Load, lane="tidy")
+#: Jobs that mostly wait for others take turns on a lane of their own, so that they do not hold up those that work.
+_partners = functools.partial(Load, lane="alerts")
 
 
 def _day(number: int) -> str:
@@ -132,6 +134,11 @@ def _edit_thrice(edited: Callable[[int], list[Job]], number: int) -> list[Job]:
     return [job for _ in range(3) for job in edited(number + 1)]
 
 
+def _clicks(number: int) -> int:
+    """Two customers are impatient."""
+    return 2 if number in (1, 3) else 1
+
+
 CUSTOMERS = list(range(1, 121))
 
 CASES: list[Case] = [
@@ -164,17 +171,17 @@ CASES: list[Case] = [
     # 2 external calls
     Case(
         "JD201",
-        Load("payments.screen_order", lambda shop, n: shop.screen(n + 1)),
+        _partners("payments.screen_order", lambda shop, n: shop.screen(n + 1)),
         _tidy("payments.screen_by_cached_score", lambda shop, n: shop.screen_cached(n + 1)),
     ),
     Case(
         "JD202",
-        Load("shipping.quote_shipping", lambda shop, n: shop.shipping_page(n + 1)),
+        _partners("shipping.quote_shipping", lambda shop, n: shop.shipping_page(n + 1)),
         _tidy("shipping.quote_shipping_in_time", lambda shop, n: shop.shipping_page_in_time(n + 1)),
     ),
     Case(
         "JD203",
-        Load("catalog.refresh_product_page", lambda shop, n: shop.page_outdated(f"SKU-{n:05}")),
+        _partners("catalog.refresh_product_page", lambda shop, n: shop.page_outdated(f"SKU-{n:05}")),
         _tidy("catalog.refresh_page_in_parallel", lambda shop, n: shop.page_outdated_in_parallel(f"SKU-{n:05}")),
     ),
     Case(
@@ -184,14 +191,14 @@ CASES: list[Case] = [
     ),
     Case(
         "JD205",
-        Load("shipping.announce_parcels", lambda shop, n: shop.announce(_shipments(n))),
+        _partners("shipping.announce_parcels", lambda shop, n: shop.announce(_shipments(n))),
         _tidy(
             "shipping.announce_over_one_connection", lambda shop, n: shop.announce_over_one_connection(_shipments(n))
         ),
     ),
     Case(
         "JD206",
-        Load("orders.price_ranks", lambda shop, n: shop.price_review(_day(n))),
+        _partners("orders.price_ranks", lambda shop, n: shop.price_review(_day(n))),
         _tidy("orders.price_ranks_by_window", lambda shop, n: shop.price_review_by_window(_day(n))),
     ),
     Case(
@@ -229,7 +236,7 @@ CASES: list[Case] = [
     ),
     Case(
         "JD305",
-        Load("shipping.await_pickup", lambda shop, n: shop.parcel_ready(n + 1)),
+        _partners("shipping.await_pickup", lambda shop, n: shop.parcel_ready(n + 1)),
         _tidy(
             "shipping.confirm_pickup", lambda shop, n: shop.carrier_confirmed(n + 100), prepare=_call_the_carrier
         ),
@@ -252,7 +259,7 @@ CASES: list[Case] = [
     ),
     Case(
         "JD402",
-        Load("stock.refresh_stock_levels", lambda shop, n: shop.refresh_stock(_skus(n))),
+        _partners("stock.refresh_stock_levels", lambda shop, n: shop.refresh_stock(_skus(n))),
         _tidy("stock.refresh_levels_at_once", lambda shop, n: shop.refresh_stock_at_once(_skus(n))),
     ),
     Case(
@@ -307,6 +314,15 @@ CASES: list[Case] = [
         Load("stock.move_stock", lambda shop, n: shop.window_dressed(_skus(0)), lane="busy"),
         Load("stock.move_stock_in_order", lambda shop, n: shop.window_dressed_in_order(_skus(0)), lane="busy"),
     ),
+    Case(
+        "JD505",
+        Load("customers.reward_review", lambda shop, n: shop.reviewed(401 + n, "SKU-00001", _clicks(n)), "busy"),
+        Load(
+            "customers.reward_review_once",
+            lambda shop, n: shop.reviewed_once(411 + n, "SKU-00001", _clicks(n)),
+            lane="busy",
+        ),
+    ),
     # 6 retries
     Case(
         "JD601",
@@ -330,7 +346,7 @@ CASES: list[Case] = [
     ),
     Case(
         "JD605",
-        Load("shipping.declare_parcel", lambda shop, n: shop.declare(n + 1), rounds=4),
+        _partners("shipping.declare_parcel", lambda shop, n: shop.declare(n + 1), rounds=4),
         _tidy("shipping.declare_or_postpone", lambda shop, n: shop.declare_in_time(n + 1)),
     ),
     Case(

@@ -27,6 +27,7 @@ class Shop:
         self.tidy = Queue("tidy", connection=connection)
         self.busy = Queue("busy", connection=connection)
         self.refunds = Queue("refunds", connection=connection)
+        self.partners = Queue("partners", connection=connection)
         self.crowded = Queue("crowded", connection=connection)
         self.quick = Queue("quick", connection=connection)
         self.index = Queue("index", connection=connection)
@@ -70,7 +71,7 @@ class Shop:
         return [self.tidy.enqueue(catalog.take_stored_price_list, supplier, key)]
 
     def page_outdated(self, sku: str) -> list[Job]:
-        return [self.default.enqueue(catalog.refresh_product_page, sku)]
+        return [self.partners.enqueue(catalog.refresh_product_page, sku)]
 
     def page_outdated_in_parallel(self, sku: str) -> list[Job]:
         return [self.tidy.enqueue(catalog.refresh_page_in_parallel, sku)]
@@ -110,6 +111,12 @@ class Shop:
 
     def mailing_by_key(self, number: int) -> list[Job]:
         return [self.tidy.enqueue(customers.store_addresses_for_mailing, number)]
+
+    def reviewed(self, order_id: int, sku: str, clicks: int = 1) -> list[Job]:
+        return [self.busy.enqueue(customers.reward_review, order_id, sku) for _ in range(clicks)]
+
+    def reviewed_once(self, order_id: int, sku: str, clicks: int = 1) -> list[Job]:
+        return [self.busy.enqueue(customers.reward_review_once, order_id, sku) for _ in range(clicks)]
 
     def score(self, segments: list[int]) -> list[Job]:
         return [self.scores.enqueue(customers.score_segment, segment) for segment in segments]
@@ -159,7 +166,7 @@ class Shop:
         return [self.tidy.enqueue(orders.best_sellers_untidied, day)]
 
     def price_review(self, day: str) -> list[Job]:
-        return [self.default.enqueue(orders.price_ranks, day)]
+        return [self.partners.enqueue(orders.price_ranks, day)]
 
     def price_review_by_window(self, day: str) -> list[Job]:
         return [self.tidy.enqueue(orders.price_ranks_by_window, day)]
@@ -189,7 +196,7 @@ class Shop:
         return [self.tidy.enqueue(payments.charge_order_then_save, order_id)]
 
     def screen(self, order_id: int) -> list[Job]:
-        return [self.default.enqueue(payments.screen_order, order_id)]
+        return [self.partners.enqueue(payments.screen_order, order_id)]
 
     def screen_cached(self, order_id: int) -> list[Job]:
         return [self.tidy.enqueue(payments.screen_by_cached_score, order_id)]
@@ -241,7 +248,7 @@ class Shop:
         return [self.busy.enqueue(stock.move_stock_in_order, order, 1) for order in (skus, skus[::-1])]
 
     def declare(self, shipment_id: int) -> list[Job]:
-        return [self.default.enqueue(shipping.declare_parcel, shipment_id, job_timeout=1)]
+        return [self.partners.enqueue(shipping.declare_parcel, shipment_id, job_timeout=1)]
 
     def declare_in_time(self, shipment_id: int) -> list[Job]:
         return [self.tidy.enqueue(shipping.declare_or_postpone, shipment_id, job_timeout=5)]
@@ -261,7 +268,7 @@ class Shop:
     # stock and shipping
 
     def refresh_stock(self, skus: list[str]) -> list[Job]:
-        return [self.default.enqueue(stock.refresh_stock_levels, skus)]
+        return [self.partners.enqueue(stock.refresh_stock_levels, skus)]
 
     def refresh_stock_at_once(self, skus: list[str]) -> list[Job]:
         return [self.tidy.enqueue(stock.refresh_levels_at_once, skus)]
@@ -282,7 +289,7 @@ class Shop:
         return [self.busy.enqueue(stock.reserve_stock_in_ledger, order_id, sku, 1)]
 
     def shipping_page(self, order_id: int) -> list[Job]:
-        return [self.default.enqueue(shipping.quote_shipping, order_id)]
+        return [self.partners.enqueue(shipping.quote_shipping, order_id)]
 
     def shipping_page_in_time(self, order_id: int) -> list[Job]:
         return [self.tidy.enqueue(shipping.quote_shipping_in_time, order_id)]
@@ -294,7 +301,7 @@ class Shop:
         return [self.tidy.enqueue(shipping.print_label, order_id)]
 
     def parcel_ready(self, shipment_id: int) -> list[Job]:
-        return [self.default.enqueue(shipping.await_pickup, shipment_id)]
+        return [self.partners.enqueue(shipping.await_pickup, shipment_id)]
 
     def call_carrier(self, shipment_ids: list[int]) -> None:
         for shipment_id in shipment_ids:
@@ -304,7 +311,7 @@ class Shop:
         return [self.tidy.enqueue(shipping.confirm_pickup, shipment_id)]
 
     def announce(self, shipment_ids: list[int]) -> list[Job]:
-        return [self.default.enqueue(shipping.announce_parcels, shipment_ids)]
+        return [self.partners.enqueue(shipping.announce_parcels, shipment_ids)]
 
     def announce_over_one_connection(self, shipment_ids: list[int]) -> list[Job]:
         return [self.tidy.enqueue(shipping.announce_over_one_connection, shipment_ids)]

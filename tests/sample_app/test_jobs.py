@@ -132,6 +132,13 @@ def test_points_are_awarded_to_a_whole_segment(shop_engine: Engine) -> None:
             assert total == 10 * members
 
 
+def test_a_review_is_rewarded_once_when_it_is_asked_for_again(shop_engine: Engine) -> None:
+    for reward in (customers.reward_review, customers.reward_review_once):
+        with Session(shop_engine) as session, session.begin():
+            session.get_one(Order, 401).status = "new"
+        assert [reward(401, SKUS[0]), reward(401, SKUS[0])] == [20, 0]
+
+
 def test_phones_one_by_one_or_together(shop_engine: Engine) -> None:
     assert customers.normalise_phone("0049 (0) 30-000001") == "+4930000001"
     together = customers.normalise_phones(1)
