@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import pytest
+from msgspec import structs
 
+from jobdoctor.diagnosis.checklist.batching.row_by_row_write import RowByRowWrite
+from jobdoctor.diagnosis.checklist.locks.database_lock_wait import DatabaseLockWait
 from jobdoctor.diagnosis.checklist.locks.deadlock import Deadlock
+from jobdoctor.diagnosis.engine import diagnose
 from jobdoctor.model import ExceptionInfo, Execution, LockWait
-from tests.builders import MS, make_execution, make_group
+from tests.builders import MS, make_execution, make_group, make_history
 from tests.diagnosis.asking import ask, only
 
 UPDATE = "UPDATE stock_levels SET on_hand = ? WHERE sku = ?"
@@ -47,6 +51,29 @@ def test_an_execution_that_failed_with_it_lost_all_its_work() -> None:
     finding = only(ask(Deadlock, [failed("sqlalchemy.exc.OperationalError", message) for _ in range(2)] + QUIET[:2]))
     assert finding.title == "2 deadlocks in 2 of 4 executions, 2 of which failed"
     assert finding.cost_ms == pytest.approx(350)
+
+
+@pytest.mark.parametrize(("quiet", "severity"), [(18, "critical"), (19, "warning")])
+def test_work_that_is_lost_is_critical_from_a_tenth_on(quiet: int, severity: str) -> None:
+    lost = [failed("psycopg.errors.DeadlockDetected", "", run_ms=1) for _ in range(2)]
+    assert only(ask(Deadlock, [*lost, *[make_execution(run_ms=200)] * quiet])).severity == severity
+
+
+def test_the_lock_waits_and_the_single_writes_of_a_deadlock_are_its_parts() -> None:
+    """Two jobs that update the same rows in opposite order, row by row."""
+    wait = LockWait("row", "postgresql://db:5432/app", 900 * MS, group=0, statement=UPDATE)
+    group = make_group(
+        fingerprint=UPDATE, operation="UPDATE", effect="write", callsite="app/stock.py:9", count=25, ms=950, rows=25,
+        max_ns=900 * MS, errors=1, error_types={DETECTED: 1},
+    )  # fmt: skip
+    error = ExceptionInfo(DETECTED, "deadlock detected", callsite="app/stock.py:9", digest="x")
+    half = [make_execution(run_ms=1_000, groups=[group], locks=[wait], outcome="failed", exception=error)] * 3
+    rest = [make_execution(run_ms=1_000, groups=[structs.replace(group, errors=0, error_types={})], locks=[wait])] * 3
+    rules = [Deadlock(), DatabaseLockWait(), RowByRowWrite()]
+    findings = diagnose(make_history([*half, *rest]), rules=rules).findings
+    assert {finding.code: finding.part_of for finding in findings} == {
+        "JD504": None, "JD501": "JD504", "JD405": "JD504",
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize(

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import pytest
 
+from jobdoctor.diagnosis.checklist.payload.large_payload import LargePayload
 from jobdoctor.diagnosis.checklist.payload.object_argument import ObjectArgument
+from jobdoctor.diagnosis.engine import diagnose
 from jobdoctor.diagnosis.rule import NotChecked
-from jobdoctor.model import Payload, PayloadNode
-from tests.builders import make_execution
+from jobdoctor.model import Payload, PayloadNode, Trigger
+from tests.builders import make_execution, make_history
 from tests.diagnosis.asking import alike, ask, only
 
 
@@ -95,3 +97,19 @@ def test_the_whole_finding() -> None:
     assert finding.recommendation.snippet.startswith("queue.enqueue(sync_orders, order.id)")
     assert finding.saving_ms.high == pytest.approx(6.41)
     assert [node["path"] for node in finding.evidence[0].data["nodes"]] == ["args[0]", "args[1]"]
+
+
+def test_objects_in_a_large_argument_are_part_of_its_story() -> None:
+    """A list of ten thousand lines: what makes it large is the list, and passing an id cures both."""
+    lines = Payload(
+        raw_bytes=900_000,
+        nodes=[
+            PayloadNode("args[0]", "builtins.list", 890_000, items=10_000),
+            PayloadNode("args[0][]", "shop.catalog.PriceLine", 880_000, items=10_000, rich=True),
+        ],
+    )
+    executions = [
+        make_execution(run_ms=100, payload=lines, trigger=Trigger("code", "app/views.py:12")) for _ in range(6)
+    ]
+    findings = diagnose(make_history(executions), rules=[LargePayload(), ObjectArgument()]).findings
+    assert [(finding.code, finding.part_of) for finding in findings] == [("JD101", None), ("JD102", "JD101")]

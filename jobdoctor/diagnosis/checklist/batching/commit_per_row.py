@@ -40,7 +40,7 @@ class CommitPerRow(TimeRule):
     step = "batching"
     kind = "batch"
     needs = ("sql",)
-    related_to = ("JD405",)
+    related_to = ("JD405", "JD501")
 
     commits = Limit(10, "calls", "commits from one line, for each execution", "own: as for queries")
     writes_per_commit = Limit(

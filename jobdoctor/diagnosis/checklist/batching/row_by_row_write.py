@@ -43,7 +43,7 @@ class RowByRowWrite(TimeRule):
     step = "batching"
     kind = "batch"
     needs = ("sql",)
-    related_to = ("JD406",)
+    related_to = ("JD406", "JD501", "JD504")
 
     calls = Limit(
         10, "calls", "single-row writes of one shape from one line, for each execution", "own: as for queries"

@@ -62,6 +62,7 @@ class DatabaseLockWait(TimeRule):
     name = "database-lock-wait"
     step = "locks"
     kind = "lock"
+    related_to = ("JD504",)
     needs = ("sql",)
 
     min_wait_ms = Limit(

@@ -86,6 +86,10 @@ class Deadlock(TimeRule):
         0.02, "share", "share of the executions that met one, from which it is a warning however short the wait",
         "alerts of the field: 2% failing",
     )  # fmt: skip
+    critical_share = Limit(
+        0.1, "share", "share of the executions that failed with one, from which it is critical",
+        "own: a tenth of the work is not done, or done again",
+    )  # fmt: skip
 
     def check(self, history: JobHistory) -> Iterable[Finding]:
         met: dict[str, _Met] = {}
@@ -111,6 +115,8 @@ class Deadlock(TimeRule):
         severity = self.severity(cost, measure.run_ms(history.executions))
         if severity == "info" and share >= self.limits.warning_share:
             severity = "warning"
+        if len(met.failed) >= max(self.limits.min_errors, self.limits.critical_share * looked_at):
+            severity = "critical"
         tables = Counter(group.fingerprint for group in met.groups)
         text, snippet = _advice(kind, callsite, lead)
         return self.finding(

@@ -42,6 +42,7 @@ class ObjectArgument(Rule):
     name = "object-argument"
     step = "payload"
     kind = "payload"
+    related_to = ("JD101",)
 
     object_bytes = Limit(
         100,
