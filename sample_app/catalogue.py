@@ -323,6 +323,11 @@ CASES: list[Case] = [
             lane="busy",
         ),
     ),
+    Case(
+        "JD506",
+        Load("payments.sell_gift_card", lambda shop, n: shop.gift(n + 501)),
+        _tidy("payments.sell_gift_card_as_one", lambda shop, n: shop.gift_as_one(n + 510)),
+    ),
     # 6 retries
     Case(
         "JD601",

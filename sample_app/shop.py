@@ -189,6 +189,12 @@ class Shop:
     def complaint_with_key(self, order_id: int) -> list[Job]:
         return [self.tidy.enqueue(payments.send_voucher_once, order_id, retry=Retry(max=2))]
 
+    def gift(self, order_id: int) -> list[Job]:
+        return [self.default.enqueue(payments.sell_gift_card, order_id, retry=Retry(max=2))]
+
+    def gift_as_one(self, order_id: int) -> list[Job]:
+        return [self.tidy.enqueue(payments.sell_gift_card_as_one, order_id, retry=Retry(max=2))]
+
     def checkout(self, order_id: int) -> list[Job]:
         return [self.default.enqueue(payments.charge_order, order_id)]
 

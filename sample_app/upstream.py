@@ -117,9 +117,10 @@ class Handler(BaseHTTPRequestHandler):
             self._answer(200 if service in ("search", "parcels") else 404, {}, SLOW_MS.get(service, 0.0))
 
     def _print(self, letter: str) -> None:
-        """The print shop is busy when it is first asked for a letter; for ``sorry-once-*``, for every third."""
+        """The print shop is busy when it is first asked for a ``sorry-*`` letter, and for every third of the others."""
         self.letters[letter] += 1
-        busy = not letter.startswith("sorry-once-") or int(letter.rpartition("-")[2]) % 3 == 0
+        kind, _, number = letter.rpartition("-")
+        busy = kind == "sorry" or int(number) % 3 == 0
         if self.letters[letter] == 1 and busy:
             self._answer(503, {"error": "the printer is busy"})
         else:

@@ -42,6 +42,7 @@ RULES: dict[str, tuple[str, str]] = {
     "JD503": ("locks.pool_wait", "PoolWait"),
     "JD504": ("locks.deadlock", "Deadlock"),
     "JD505": ("locks.overlapping_duplicates", "OverlappingDuplicates"),
+    "JD506": ("locks.partial_write", "PartialWrite"),
     "JD601": ("retries.excessive_retries", "ExcessiveRetries"),
     "JD602": ("retries.retry_storm", "RetryStorm"),
     "JD603": ("retries.failure_cluster", "FailureCluster"),

@@ -9,12 +9,12 @@ import tempfile
 from pathlib import Path
 
 import requests
-from sqlalchemy import select, update
+from sqlalchemy import insert, select, update
 from sqlalchemy.orm import Session
 
 from sample_app import clients, db
 from sample_app.cache import cache
-from sample_app.models import Order
+from sample_app.models import Order, StockMovement
 
 #: Orders with a higher score are looked at by a person.
 SUSPICIOUS = 0.7
@@ -149,6 +149,27 @@ def send_voucher_once(order_id: int) -> str:
     voucher = clients.issue_voucher(order_id, key=f"sorry-{order_id}")
     clients.print_letter(f"sorry-once-{order_id}", f"Your voucher: {voucher}")
     return _captured(order_id, "compensated")
+
+
+def sell_gift_card(order_id: int) -> str:
+    """Takes a gift card out of the stock and has it sent, and notes that in the order."""
+    with db.new_session() as session, session.begin():
+        _take_card(session, order_id)
+    clients.print_letter(f"gift-{order_id}", "Your gift card")
+    return _captured(order_id, "gift sent")
+
+
+def sell_gift_card_as_one(order_id: int) -> str:
+    """Has a gift card sent, takes it out of the stock and notes that in the order, in one transaction."""
+    clients.print_letter(f"card-{order_id}", "Your gift card")
+    with db.new_session() as session, session.begin():
+        _take_card(session, order_id)
+        _set_status(session, order_id, "gift sent")
+    return "gift sent"
+
+
+def _take_card(session: Session, order_id: int) -> None:
+    session.execute(insert(StockMovement).values(feed=f"gift-{order_id}", sku="GIFT-CARD", quantity=-1))
 
 
 def settle_order(order_id: int) -> str:

@@ -65,8 +65,8 @@ def test_the_projects_own_limits_are_shown(tmp_path: Path, monkeypatch: pytest.M
         ("n-plus-one-quer", "did you mean JD401 n-plus-one-query"),
         ("", "run `jobdoctor rules` for all of them"),
         ("\x1b[31m", "there is no rule"),
-        ("JD506", "this version has no rule for JD506 partial-write yet; run `jobdoctor rules`"),
-        ("partial-write", "this version has no rule for JD506 partial-write yet"),
+        ("JD705", "this version has no rule for JD705 stalled-worker yet; run `jobdoctor rules`"),
+        ("stalled-worker", "this version has no rule for JD705 stalled-worker yet"),
     ],
 )
 def test_unknown_codes(word: str, said: str) -> None:

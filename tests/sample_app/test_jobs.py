@@ -12,7 +12,7 @@ import pytest
 import redis
 import requests
 from rq import SimpleWorker
-from sqlalchemy import Engine, func, select
+from sqlalchemy import Engine, delete, func, select
 from sqlalchemy.orm import Session
 
 from sample_app import cache, clients, seed
@@ -229,6 +229,18 @@ def test_a_voucher_needs_a_second_attempt(shop_engine: Engine) -> None:
             send(9)
         assert send(9) == "compensated"
         assert _status(shop_engine, 9) == "compensated"
+
+
+def test_a_gift_card_is_taken_from_stock_at_each_attempt_or_with_the_one_that_sends_it(shop_engine: Engine) -> None:
+    for sell, taken in ((payments.sell_gift_card, 2), (payments.sell_gift_card_as_one, 1)):
+        with Session(shop_engine) as session, session.begin():
+            session.execute(delete(StockMovement))
+        with pytest.raises(requests.HTTPError, match="503"):
+            sell(12)
+        assert sell(12) == "gift sent"
+        with Session(shop_engine) as session:
+            assert session.scalar(select(func.count()).select_from(StockMovement)) == taken
+        assert _status(shop_engine, 12) == "gift sent"
 
 
 def test_bounces_of_the_old_and_the_new_gateway(shop_engine: Engine) -> None:
