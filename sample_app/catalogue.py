@@ -140,6 +140,8 @@ def _clicks(number: int) -> int:
 
 
 CUSTOMERS = list(range(1, 121))
+#: Orders that are charged anew each month.
+SUBSCRIBERS = list(range(601, 639))
 
 CASES: list[Case] = [
     # 1 payload
@@ -283,6 +285,18 @@ CASES: list[Case] = [
         "JD406",
         Load("customers.award_points", lambda shop, n: shop.campaign(n)),
         _tidy("customers.award_points_at_once", lambda shop, n: shop.campaign_at_once(n + ROUNDS)),
+    ),
+    Case(
+        "JD407",
+        Load(
+            "payments.charge_subscriptions", lambda shop, n: shop.first_of_month(f"2026-0{n + 1}", SUBSCRIBERS),
+            lane="alerts", rounds=2,
+        ),
+        Load(
+            "payments.charge_some_subscriptions",
+            lambda shop, n: shop.first_of_month_in_slices(f"2027-0{n + 1}", SUBSCRIBERS),
+            lane="alerts", rounds=2,
+        ),
     ),
     Case(
         "JD408",

@@ -36,6 +36,7 @@ RULES: dict[str, tuple[str, str]] = {
     "JD404": ("batching.repeated_query", "RepeatedQuery"),
     "JD405": ("batching.row_by_row_write", "RowByRowWrite"),
     "JD406": ("batching.commit_per_row", "CommitPerRow"),
+    "JD407": ("batching.monolithic_job", "MonolithicJob"),
     "JD408": ("batching.over_fetching", "OverFetching"),
     "JD501": ("locks.database_lock_wait", "DatabaseLockWait"),
     "JD502": ("locks.application_lock_wait", "ApplicationLockWait"),

@@ -151,6 +151,37 @@ def send_voucher_once(order_id: int) -> str:
     return _captured(order_id, "compensated")
 
 
+def charge_subscriptions(month: str, order_ids: list[int]) -> int:
+    """Charges the subscriptions of a month."""
+    charged = _charged(order_ids)
+    cache().hincrby(f"subscriptions:{month}", "charged", charged)
+    return charged
+
+
+def charge_some_subscriptions(month: str, order_ids: list[int]) -> int:
+    """Charges a slice of the subscriptions of a month, and says how far the month is."""
+    charged = _charged(order_ids)
+    return int(cache().hincrby(f"subscriptions:{month}", "charged", charged))
+
+
+def close_subscriptions(month: str) -> int:
+    """Closes a month when all its slices are done."""
+    charged = int(str(cache().hget(f"subscriptions:{month}", "charged") or 0))
+    cache().set(f"subscriptions:{month}:closed", charged)
+    return charged
+
+
+def _charged(order_ids: list[int]) -> int:
+    with db.new_session() as session:
+        query = select(Order.id, Order.total_cents).where(Order.id.in_(order_ids)).order_by(Order.id)
+        orders = session.execute(query).all()
+    for order_id, cents in orders:
+        clients.charge(order_id, cents, "valid").raise_for_status()
+    with db.new_session() as session, session.begin():
+        session.execute(update(Order).where(Order.id.in_(order_ids)).values(status="paid"))
+    return len(orders)
+
+
 def sell_gift_card(order_id: int) -> str:
     """Takes a gift card out of the stock and has it sent, and notes that in the order."""
     with db.new_session() as session, session.begin():

@@ -231,6 +231,13 @@ def test_a_voucher_needs_a_second_attempt(shop_engine: Engine) -> None:
         assert _status(shop_engine, 9) == "compensated"
 
 
+def test_subscriptions_are_charged_at_once_or_in_slices(shop_engine: Engine) -> None:
+    assert payments.charge_subscriptions("2026-01", [21, 22, 23]) == 3
+    assert [payments.charge_some_subscriptions("2026-02", ids) for ids in ([31, 32], [33])] == [2, 3]
+    assert payments.close_subscriptions("2026-02") == 3
+    assert {_status(shop_engine, order_id) for order_id in (21, 22, 23, 31, 32, 33)} == {"paid"}
+
+
 def test_a_gift_card_is_taken_from_stock_at_each_attempt_or_with_the_one_that_sends_it(shop_engine: Engine) -> None:
     for sell, taken in ((payments.sell_gift_card, 2), (payments.sell_gift_card_as_one, 1)):
         with Session(shop_engine) as session, session.begin():

@@ -1,0 +1,125 @@
+"""monolithic-job: one long execution that goes through many items, one after the other.
+
+## What it looks for
+
+Executions that take a large part of their timeout, or minutes, and most of that in one loop: calls from one line, one
+or a few for each of many items, from near the beginning of the job to near its end.
+
+## Why it costs time
+
+All items wait for the ones before them, on one worker, while others are free; other jobs of the queue wait for the
+whole of it. With every item the end comes nearer to the timeout, and when that cuts it, or a deploy does, or one item
+fails, all is done again.
+
+## What to do
+
+Slice it: one job that cuts the items into slices of some seconds to a minute and enqueues them (`enqueue_many`), each
+with its own retry; progress in Redis or in `job.meta`; and a last job with `depends_on=` them all that closes the run.
+
+## When it is a false alarm
+
+When each item needs what the one before it gave, or when the job has workers of its own and nobody waits for it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+from jobdoctor.diagnosis import measure, round_trips
+from jobdoctor.diagnosis.measure import Calls, words_count, words_ms, words_share
+from jobdoctor.diagnosis.rule import Limit, Rule
+from jobdoctor.model import Evidence, Finding, JobHistory, SpanGroup
+
+_ITEMS = frozenset({"sql", "http", "redis", "file", "mail", "subprocess"})
+
+
+class MonolithicJob(Rule):
+    """JD407."""
+
+    code = "JD407"
+    name = "monolithic-job"
+    step = "batching"
+    kind = "batch"
+    related_to = ("JD401", "JD402", "JD403", "JD404", "JD405", "JD406", "JD203", "JD305")
+
+    timeout_share = Limit(
+        0.5, "share", "share of its timeout that a run takes, from which it is long",
+        "own: twice the items, and it is cut; 90 s of RQ's 180 s",
+    )  # fmt: skip
+    long_s = Limit(300, "s", "run that is long whatever the timeout", "alerts of the field: a worker silent for 5 min")
+    least_s = Limit(1, "s", "run below which it is not long whatever the timeout", "own: a hundred forks")
+    items = Limit(20, "items", "calls of the loop for each execution, below which it is no loop over many", "own")
+    loop_share = Limit(
+        0.6, "share", "share of the job from the first of those calls to the last", "own: clearly the larger part"
+    )
+    slice_share = Limit(0.1, "share", "share of the timeout that a slice should take", "own: room for a tenfold item")
+    slice_s = Limit(60, "s", "longest slice that is recommended", "own: what a deploy waits for, and a retry repeats")
+
+    def check(self, history: JobHistory) -> Iterator[Finding]:
+        executions = measure.typical(history)
+        run_s = measure.run_ms(executions) / 1_000
+        timeouts = [execution.timeout_s for execution in executions if execution.timeout_s and execution.timeout_s > 0]
+        timeout_s = min(timeouts) if timeouts else math.inf
+        if run_s < self.limits.least_s:
+            return
+        if run_s < self.limits.timeout_share * timeout_s and run_s < self.limits.long_s:
+            return
+        loops = [
+            calls
+            for calls in measure.merge_calls(executions, where=_one_by_one)
+            if calls.unbatched >= self.limits.items and self._runs_through(calls)
+        ]
+        if loops:
+            # An item may make several calls: the fewest of those that go through all of the job are the items.
+            yield self._describe(min(loops, key=lambda calls: calls.count), run_s, timeout_s)
+
+    def _runs_through(self, calls: Calls) -> bool:
+        if measure.mostly_concurrent(calls):
+            return False
+        stretch = sum(measure.stretch_ns(group) for group in calls.groups) / calls.executions / measure.NS_PER_MS
+        return stretch >= self.limits.loop_share * measure.body_ms(calls.owners)
+
+    def _describe(self, calls: Calls, run_s: float, timeout_s: float) -> Finding:
+        first = calls.first
+        growth = round_trips.growth(calls)
+        slice_s = min(self.limits.slice_s, self.limits.slice_share * timeout_s)
+        slices = max(2, math.ceil(run_s / slice_s))
+        size = max(1, math.floor(calls.count / slices))
+        kept_ms = 1_000 * run_s / slices
+        whole_ms = 1_000 * run_s
+        of_timeout = f", {words_share(run_s / timeout_s)} of its timeout" if timeout_s < math.inf else ""
+        evidence = [
+            measure.calls_evidence(
+                f"{words_count(calls.count)} items of {words_ms(whole_ms / calls.count)} each take "
+                f"{words_ms(whole_ms)}{of_timeout}",
+                [calls],
+            )
+        ]
+        if growth.proven:
+            evidence.append(Evidence("series", growth.text, {"calls": calls.counts()}))
+        evidence.append(measure.execution_evidence(calls.largest_execution, "The longest loop"))
+        return self.finding(
+            severity="warning",
+            confidence=0.9 if growth.proven else 0.8,
+            title=f"One execution of {words_ms(whole_ms)}{of_timeout} for {words_count(calls.count)} items, one after "
+            f"the other",
+            cost_ms=whole_ms,
+            saving=(whole_ms / 2 - kept_ms / 2, whole_ms - kept_ms, whole_ms - kept_ms / 2),
+            text=f"Cut it into {slices} slices of about {size} items, with progress and a job at the end that depends "
+            f"on all of them. Free workers then share it, and a failure repeats one slice",
+            snippet=(
+                f"slices = [items[n : n + {size}] for n in range(0, len(items), {size})]\n"
+                "jobs = queue.enqueue_many([\n"
+                "    Queue.prepare_data(do_slice, [run_id, each], retry=Retry(max=3)) for each in slices\n"
+                "])  # each slice: redis.hincrby(f'run:{run_id}', 'done', len(each))\n"
+                "queue.enqueue(finish, run_id, depends_on=jobs)"
+            ),
+            callsite=first.callsite,
+            calls=round(calls.count),
+            evidence=evidence,
+        )
+
+
+def _one_by_one(group: SpanGroup) -> bool:
+    return group.channel in _ITEMS and group.effect != "transaction" and group.batched <= 0.5 * group.count

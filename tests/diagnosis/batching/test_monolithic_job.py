@@ -1,0 +1,86 @@
+"""JD407: a loop over many items that fills a long run; short runs, few items and calls beside one another are not."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from jobdoctor.diagnosis.checklist.batching.monolithic_job import MonolithicJob
+from jobdoctor.model import Finding, SpanGroup
+from tests.builders import MS, make_group
+from tests.diagnosis.asking import alike, ask, only
+
+
+def loop(count: int = 50, stretch_ms: float = 90_000, channel: str = "http", **fields: Any) -> SpanGroup:
+    defaults = {"operation": "POST", "effect": "write", "callsite": "app/billing.py:12", "ms": 0.8 * stretch_ms}
+    return make_group(channel, count=count, last_end_ns=int(stretch_ms * MS), **{**defaults, **fields})
+
+
+def found(*groups: SpanGroup, run_ms: float = 100_000, timeout_s: float | None = 180, **fields: Any) -> list[Finding]:
+    return ask(MonolithicJob, alike(*groups, number=3, run_ms=run_ms, timeout_s=timeout_s, **fields))
+
+
+def test_fires_on_a_loop_that_takes_half_of_the_timeout() -> None:
+    finding = only(found(loop()))
+    assert finding.title == "One execution of 1 min 40 s, 56% of its timeout for 50 items, one after the other"
+    assert (finding.severity, finding.where, finding.callsite) == ("warning", "inside", "app/billing.py:12")
+    assert finding.cost_ms == pytest.approx(100_000)
+    # Slices of a tenth of the timeout: six of them.
+    assert finding.saving_ms.low == pytest.approx(50_000 - 100_000 / 12, abs=1)
+    assert finding.saving_ms.mid == pytest.approx(100_000 * 5 / 6, abs=1)
+    assert finding.saving_ms.high == pytest.approx(100_000 * 11 / 12, abs=1)
+    assert "6 slices of about 8 items" in finding.recommendation.text
+    assert "items[n : n + 8]" in finding.recommendation.snippet
+    assert "depends_on=jobs" in finding.recommendation.snippet
+    assert finding.evidence[0].data["groups"][0]["count"] == 50
+
+
+def test_the_items_are_the_calls_that_come_least_often() -> None:
+    assert "25 items" in only(found(loop(50), loop(25, callsite="app/billing.py:14"))).title
+
+
+def test_a_number_that_grows_with_the_input_is_surer() -> None:
+    runs = [*alike(loop(30), number=2, run_ms=100_000), *alike(loop(90), number=2, run_ms=100_000)]
+    assert only(ask(MonolithicJob, runs)).confidence > only(found(loop())).confidence
+
+
+@pytest.mark.parametrize(("run_ms", "fires"), [(89_999, False), (90_000, True)])
+def test_just_below_half_of_the_timeout(run_ms: float, fires: bool) -> None:
+    assert bool(found(loop(), run_ms=run_ms)) is fires
+
+
+@pytest.mark.parametrize("timeout_s", [3_600.0, None, -1.0])
+@pytest.mark.parametrize(("run_ms", "fires"), [(299_999, False), (300_000, True)])
+def test_just_below_five_minutes(run_ms: float, timeout_s: float | None, fires: bool) -> None:
+    assert bool(found(loop(stretch_ms=290_000), run_ms=run_ms, timeout_s=timeout_s)) is fires
+
+
+@pytest.mark.parametrize(("run_ms", "fires"), [(999, False), (1_000, True)])
+def test_just_below_a_second(run_ms: float, fires: bool) -> None:
+    assert bool(found(loop(stretch_ms=950), run_ms=run_ms, timeout_s=1)) is fires
+
+
+@pytest.mark.parametrize(("count", "fires"), [(19, False), (20, True)])
+def test_just_below_twenty_items(count: int, fires: bool) -> None:
+    assert bool(found(loop(count))) is fires
+
+
+@pytest.mark.parametrize(("stretch_ms", "fires"), [(59_900, False), (60_100, True)])
+def test_just_below_the_larger_part_of_the_job(stretch_ms: float, fires: bool) -> None:
+    assert bool(found(loop(stretch_ms=stretch_ms))) is fires
+
+
+@pytest.mark.parametrize(
+    "groups",
+    [
+        [make_group("http", ms=95_000)],
+        [loop(concurrent=50, ms=400_000)],
+        [loop(channel="lock")],
+        [loop(batched=50, items=5_000)],
+        [],
+    ],
+    ids=["one slow call", "beside one another", "locks", "batches", "no calls"],
+)
+def test_look_alikes(groups: list[SpanGroup]) -> None:
+    assert found(*groups) == []
