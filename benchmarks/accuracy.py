@@ -9,11 +9,12 @@ import argparse
 import os
 import sys
 from collections import Counter
-from datetime import UTC, datetime
+from collections.abc import Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
+from benchmarks.machine import heading
 from benchmarks.shop_runs import Pair, runs
 
 ALARMS = ("critical", "warning")
@@ -24,14 +25,15 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--output", type=Path, help="write the table there, too")
     options = parser.parse_args()
-    load = os.getloadavg()[0]
-    text = table(list(runs(options.runs)), load)
+    loads = [os.getloadavg()[0]]
+    every = list(runs(options.runs))
+    text = table(every, heading("python benchmarks/accuracy.py", [*loads, os.getloadavg()[0]]))
     print(text)
     if options.output is not None:
         options.output.write_text(text, encoding="utf-8")
 
 
-def table(measured: list[list[Pair]], load: float) -> str:
+def table(measured: Sequence[Sequence[Pair]], where: str) -> str:
     """Markdown: for each rule how often its sick job was found ill with it, and alarms in healthy twins."""
     found: Counter[str] = Counter()
     first: Counter[str] = Counter()
@@ -58,8 +60,8 @@ def table(measured: list[list[Pair]], load: float) -> str:
         [
             "# What is found of what was planted",
             "",
-            f"`python benchmarks/accuracy.py`, {datetime.now(UTC):%Y-%m-%d}: {len(measured)} runs of the sample shop "
-            f"on {os.cpu_count()} cores, load {load:.1f} at the start.",
+            f"{where} {len(measured)} runs of the sample shop, {len(planted)} pairs.",
+            "",
             f"Recall {sum(found.values())} of {total} ({sum(found.values()) / total:.1%}); "
             f"healthy twins with a warning {wrong} of {total} ({wrong / total:.1%}).",
             "",

@@ -13,37 +13,58 @@ from jobdoctor.config import Retention
 from jobdoctor.diagnosis.engine import diagnose
 from jobdoctor.model import Diagnosis
 from jobdoctor.store import Store
+from sample_app.catalogue import CASES, Load
 
 ROOT = Path(__file__).parent.parent
 
 
 @dataclass(frozen=True)
 class Pair:
-    """A planted illness: the diagnoses of the job that has it and of its cured twin."""
+    """A planted illness: the diagnoses of the job that has it and of its cured twin, and what each of them got done.
+
+    ``work`` is in units of the pair's own: a round may be three orders for one and one order for the other.
+    """
 
     code: str
     sick: Diagnosis
     healthy: Diagnosis
+    sick_work: float = 1.0
+    healthy_work: float = 1.0
 
 
-def pairs() -> list[Pair]:
+def pairs(*options: str) -> list[Pair]:
     """One run of the demo, in a process of its own, with servers of its own."""
-    from sample_app.catalogue import CASES
-
     with tempfile.TemporaryDirectory(prefix="jobdoctor-bench-") as folder:
-        command = [sys.executable, "-m", "jobdoctor", "demo", "--keep", "--output", folder, "--format", "json"]
+        command = [
+            sys.executable, "-m", "jobdoctor", "demo", "--keep", "--output", folder, "--format", "json", *options,
+        ]  # fmt: skip
         done = subprocess.run(command, cwd=ROOT, stdout=subprocess.DEVNULL, check=False)
         if done.returncode not in (0, 1):  # 1: an illness was missed, or a healthy job called ill
             raise SystemExit(f"the demo failed with exit code {done.returncode}")
-        with Store.open(f"sqlite:///{folder}/demo.db", Retention()) as store:
-            return [
-                Pair(case.code, diagnose(store.history(case.sick.job)), diagnose(store.history(case.healthy.job)))
-                for case in CASES
-            ]
+        return recorded(Path(folder) / "demo.db")
 
 
-def runs(number: int) -> Iterator[list[Pair]]:
+def recorded(path: Path) -> list[Pair]:
+    """The pairs in the store that a demo kept."""
+    with Store.open(f"sqlite:///{path}", Retention()) as store:
+        return [
+            Pair(
+                case.code,
+                diagnose(store.history(case.sick.job)),
+                diagnose(store.history(case.healthy.job)),
+                _work(case.sick),
+                _work(case.healthy),
+            )
+            for case in CASES
+        ]
+
+
+def _work(load: Load) -> float:
+    return load.rounds * load.work
+
+
+def runs(number: int, *options: str) -> Iterator[list[Pair]]:
     """Several runs, one after the other."""
     for done in range(number):
         print(f"run {done + 1} of {number}", file=sys.stderr)
-        yield pairs()
+        yield pairs(*options)

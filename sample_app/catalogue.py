@@ -31,6 +31,7 @@ class Load:
     rounds: int = ROUNDS
     pause_ms: float | None = None  # between rounds that do not wait for their jobs; None: each round waits
     prepare: Callable[[Shop], None] | None = None
+    work: float = 1.0  # what a round gets done, in the units of its pair: by it the twins are compared
 
     @property
     def job(self) -> str:
@@ -250,7 +251,10 @@ CASES: list[Case] = [
     ),
     Case(
         "JD307",
-        Load("customers.score_segment", lambda shop, n: shop.score([3 * n, 3 * n + 1, 3 * n + 2]), "scores", rounds=3),
+        Load(
+            "customers.score_segment", lambda shop, n: shop.score([3 * n, 3 * n + 1, 3 * n + 2]),
+            lane="scores", rounds=3, work=3,
+        ),
         Load("customers.score_segment_with_room", lambda shop, n: shop.score_with_room([n]), "roomy", rounds=5),
     ),
     # 4 batching
@@ -350,7 +354,10 @@ CASES: list[Case] = [
     ),
     Case(
         "JD602",
-        Load("payments.refund_order", lambda shop, n: shop.bank_day([3 * n + k for k in (1, 2, 3)]), lane="refunds"),
+        Load(
+            "payments.refund_order", lambda shop, n: shop.bank_day([3 * n + k for k in (1, 2, 3)]),
+            lane="refunds", work=3,
+        ),
         _tidy("payments.refund_order_patiently", lambda shop, n: shop.returned(n + 1), lane="refunds"),
     ),
     Case(
@@ -406,13 +413,15 @@ CASES: list[Case] = [
     ),
     Case(
         "JD803",
-        Load("shipping.tariffs", lambda shop, n: shop.tariff_page(), rounds=7),
-        _tidy("shipping.keep_tariffs", lambda shop, n: shop.tariffs_changed(), rounds=3),
+        Load("shipping.tariffs", lambda shop, n: shop.tariff_page(), rounds=7, work=1 / 7),
+        _tidy("shipping.keep_tariffs", lambda shop, n: shop.tariffs_changed(), rounds=3, work=1 / 3),
     ),
     Case(
         "JD804",
         Load("customers.normalise_phone", lambda shop, n: shop.phone_entered(f"0049 (0) 30 - {n:06}"), rounds=10),
-        _tidy("customers.normalise_phones", lambda shop, n: shop.phones_imported(n)),
+        _tidy(
+            "customers.normalise_phones", lambda shop, n: shop.phones_imported(n), work=seed.CUSTOMERS / seed.SEGMENTS
+        ),
     ),
     Case(
         "JD805",

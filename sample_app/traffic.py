@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 import redis
 from rq.job import Job, JobStatus
 
-from sample_app.catalogue import CASES, LANES, QUICK_ROUNDS, ROUNDS, Lane, Load
+from sample_app.catalogue import CASES, LANES, QUICK_ROUNDS, ROUNDS, Case, Load
 from sample_app.shop import Shop
 
 #: How long the jobs of one round may take before the demo gives up, in seconds.
@@ -25,10 +25,9 @@ class TrafficError(RuntimeError):
     """Jobs did not end in time, or the shop could not enqueue."""
 
 
-def loads_of(lane: str, only: frozenset[str] | None = None) -> list[Load]:
-    """The loads of a lane in the catalogue's order; ``only`` restricts them to cases with these codes."""
-    cases = [case for case in CASES if only is None or case.code in only]
-    return [load for case in cases for load in (case.sick, case.healthy) if load.lane == lane]
+def loads_of(lane: str) -> list[Load]:
+    """The loads of a lane in the catalogue's order."""
+    return [load for case in CASES for load in (case.sick, case.healthy) if load.lane == lane]
 
 
 def rounds_of(load: Load, quick: bool) -> int:
@@ -49,21 +48,39 @@ def run_phase(
     ``on_round`` is called after each round, from the lanes' threads; ``check`` now and then from this thread: what it
     raises ends the phase.
     """
+    _run_together(connection, [loads_of(lane.name) for lane in LANES if lane.phase == phase], quick, on_round, check)
+
+
+def run_alone(
+    connection: redis.Redis,
+    case: Case,
+    *,
+    quick: bool = False,
+    on_round: Callable[[], None] = lambda: None,
+    check: Callable[[], None] = lambda: None,
+) -> None:
+    """Runs one pair and nothing beside it, the sick job and its twin in turns: what differs is then the cure."""
+    _run_together(connection, [[case.sick, case.healthy]], quick, on_round, check)
+
+
+def _run_together(
+    connection: redis.Redis,
+    lanes: Sequence[Sequence[Load]],
+    quick: bool,
+    on_round: Callable[[], None],
+    check: Callable[[], None],
+) -> None:
     stop = threading.Event()
     errors: list[Exception] = []
 
-    def run(lane: Lane) -> None:
+    def run(loads: Sequence[Load]) -> None:
         try:
-            _run_lane(Shop(connection), loads_of(lane.name), quick, on_round, stop)
+            _run_lane(Shop(connection), loads, quick, on_round, stop)
         except Exception as error:
             errors.append(error)
             stop.set()
 
-    threads = [
-        threading.Thread(target=run, args=[lane], name=f"lane-{lane.name}", daemon=True)
-        for lane in LANES
-        if lane.phase == phase
-    ]
+    threads = [threading.Thread(target=run, args=[loads], name="lane", daemon=True) for loads in lanes]
     for thread in threads:
         thread.start()
     try:

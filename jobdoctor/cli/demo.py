@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import signal
 import subprocess
@@ -60,9 +61,12 @@ class DemoError(JobdoctorError):
     help=f"A PostgreSQL that exists; the database {DATABASE} is made there and dropped. [default: starts one]",
 )
 @click.option("--quick", is_flag=True, help="Fewer executions of each job.")
+@click.option("--one-by-one", is_flag=True, help="One pair of jobs at a time: slower, and they do not disturb another.")
 @click.option("--keep", is_flag=True, help="Keep the recordings as demo.db beside the reports.")
 @format_option("table", "json", default="table")
-def command(output: Path, url: str | None, postgres_url: str | None, quick: bool, keep: bool, format_: str) -> int:
+def command(
+    output: Path, url: str | None, postgres_url: str | None, quick: bool, one_by_one: bool, keep: bool, format_: str
+) -> int:
     """Run the sample shop on real servers and diagnose its jobs.
 
     Each of the shop's sick jobs has an illness that a rule should find, and a healthy twin in which none should find
@@ -80,7 +84,15 @@ def command(output: Path, url: str | None, postgres_url: str | None, quick: bool
             store_url = f"sqlite:///{output.absolute() / 'demo.db' if keep else directory / 'demo.db'}"
             if keep:
                 _remove_store(output)
-            _run_shop(redis_url, store_url, directory, quick=quick, progress=format_ == "table", say=say)
+            _run_shop(
+                redis_url,
+                store_url,
+                directory,
+                quick=quick,
+                one_by_one=one_by_one,
+                progress=format_ == "table",
+                say=say,
+            )
             outcome = _diagnose(redis_url, store_url, output, say)
         except _shop_errors() as error:
             raise DemoError(str(error)) from error
@@ -202,7 +214,14 @@ def _environment(**values: str) -> Iterator[None]:
 
 
 def _run_shop(
-    redis_url: str, store_url: str, directory: Path, *, quick: bool, progress: bool, say: Callable[[str], None]
+    redis_url: str,
+    store_url: str,
+    directory: Path,
+    *,
+    quick: bool,
+    one_by_one: bool,
+    progress: bool,
+    say: Callable[[str], None],
 ) -> None:
     import redis
     from rich.console import Console
@@ -210,7 +229,7 @@ def _run_shop(
 
     import jobdoctor
     from sample_app import traffic
-    from sample_app.catalogue import LANES
+    from sample_app.catalogue import CASES, LANES
 
     jobdoctor.stamp_enqueues()
     connection = redis.Redis.from_url(redis_url)
@@ -230,14 +249,13 @@ def _run_shop(
         total = sum(traffic.rounds_of(load, quick) for lane in LANES for load in traffic.loads_of(lane.name))
         say(f"Running the shop's jobs, {total} rounds ...")
         task = bar.add_task("The shop's jobs", total=total)
-        for phase in sorted({lane.phase for lane in LANES}):
-            traffic.run_phase(
-                connection,
-                phase,
-                quick=quick,
-                on_round=lambda: bar.advance(task),
-                check=lambda: _check_alive(workers),
-            )
+        parts: list[Callable[..., None]] = (
+            [functools.partial(traffic.run_alone, connection, case) for case in CASES]
+            if one_by_one
+            else [functools.partial(traffic.run_phase, connection, phase) for phase in sorted({x.phase for x in LANES})]
+        )
+        for run in parts:
+            run(quick=quick, on_round=lambda: bar.advance(task), check=lambda: _check_alive(workers))
 
 
 class _Worker:

@@ -41,6 +41,15 @@ def mean(values: Iterable[float]) -> float:
     return sum(collected) / len(collected) if collected else 0.0
 
 
+def winsorised(values: Iterable[float], share: float = 0.1) -> list[float]:
+    """Sorted, the lowest and the highest ``share`` of them (of three values and more, at least one each) made equal to
+    the next ones: a mean of them is not moved by what a busy machine did to a few."""
+    ordered = sorted(values)
+    cut = max(1, int(share * len(ordered))) if len(ordered) >= 3 else 0
+    inner = ordered[cut : len(ordered) - cut]
+    return [*inner[:1] * cut, *inner, *inner[-1:] * cut]
+
+
 def quantile(values: Iterable[float], share: float) -> float:
     """The value below which ``share`` of the values lie, interpolated; 0 for nothing."""
     ordered = sorted(values)
@@ -84,6 +93,14 @@ def ledger_ms(executions: Sequence[Execution], *names: str, detail: str | None =
         )
         / NS_PER_MS
     )
+
+
+def unpickling_ms(execution: Execution) -> float:
+    """The ledger's time for unpickling the arguments, without that of modules that were imported for their classes:
+    these would have to be imported anyway, and the next phase found them there."""
+    imported = sum(each.self_ns for each in execution.imports if not each.in_body)
+    for_arguments = max(0, imported - execution.ledger_ns("import"))
+    return max(0, execution.ledger_ns("deserialize") - for_arguments) / NS_PER_MS
 
 
 def mean_ledger(executions: Sequence[Execution]) -> list[LedgerPart]:

@@ -153,5 +153,5 @@ def tariffs(countries: list[str]) -> dict[str, str]:
 def keep_tariffs(countries: list[str]) -> dict[str, str]:
     """What a parcel costs to each country, kept for the pages that show it; enqueued when the carrier changes it."""
     found = {country: clients.rate_to(country) for country in countries}
-    cache().hset("tariffs", mapping=found)
+    cache().hset("tariffs", mapping={**found})
     return found

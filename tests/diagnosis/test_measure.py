@@ -107,3 +107,10 @@ def test_sizes_for_people(size: float, words: str) -> None:
 @pytest.mark.parametrize(("count", "words"), [(412, "412"), (1_204, "1,204"), (2.5, "2.5"), (3.01, "3"), (12.4, "12")])
 def test_counts_for_people(count: float, words: str) -> None:
     assert measure.words_count(count) == words
+
+
+def test_a_few_values_that_are_far_off_do_not_move_a_winsorised_mean() -> None:
+    assert measure.winsorised([10, 500, 11, 12, 0]) == [10, 10, 11, 12, 12]
+    assert measure.winsorised([1, 9]) == [1, 9]
+    assert measure.winsorised([]) == []
+    assert sorted(measure.winsorised([*range(20)]))[:3] == [2, 2, 2]

@@ -98,3 +98,11 @@ def test_imports_and_the_workers_own_work_do_not_hide_it() -> None:
         for each in alike(call, run_ms=850, ledger=ledger)
     ]
     assert only(ask(SlowDependency, executions)).cost_ms == pytest.approx(400)
+
+
+def test_a_program_that_the_job_waits_for_is_remarked() -> None:
+    """It has a name and no address, and is mostly what the job is for."""
+    program = make_group("subprocess", operation="wait", fingerprint="ffmpeg", target="", ms=4_000)
+    finding = only(ask(SlowDependency, alike(program, run_ms=4_200)))
+    assert finding.severity == "info"
+    assert finding.title == "ffmpeg takes 4.0 s of 4.2 s (95%) in 1 call"

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from jobdoctor.diagnosis import measure
 from jobdoctor.diagnosis.checklist.payload.slow_deserialization import SlowDeserialization
 from jobdoctor.diagnosis.rule import NotChecked
-from jobdoctor.model import Payload, PayloadNode
-from tests.builders import make_execution
+from jobdoctor.model import ImportCost, Payload, PayloadNode
+from tests.builders import MS, make_execution
 from tests.diagnosis.asking import alike, ask, only
 
 PAYLOAD = Payload(
@@ -56,3 +57,18 @@ def test_the_whole_finding() -> None:
     assert finding.evidence[1].text == "550 kB as serialised; args[1] (list) has 10,000 elements, 548 kB"
     assert finding.callsite == "app/views.py:88"
     assert "queue.enqueue(sync_orders, ids)" in finding.recommendation.snippet
+
+
+def test_modules_that_unpickling_imports_are_no_unpickling() -> None:
+    """An enumeration of 20 bytes: its module comes in while the arguments are read."""
+    imports = [ImportCost("shop.money", 28 * MS, 27 * MS, application=True), ImportCost("shop.later", MS, MS)]
+    executions = alike(run_ms=60, ledger={"deserialize": 28, "import": 1, "cpu": 20}, imports=imports)
+    assert measure.unpickling_ms(executions[0]) == pytest.approx(1)
+    assert ask(SlowDeserialization, executions) == []
+
+
+def test_modules_that_are_imported_in_the_body_leave_unpickling_as_it_is() -> None:
+    imports = [ImportCost("pandas", 200 * MS, 200 * MS, in_body=True), ImportCost("shop.jobs", 30 * MS, 30 * MS)]
+    executions = alike(run_ms=400, ledger={"deserialize": 60, "import": 30, "cpu": 250}, imports=imports)
+    assert measure.unpickling_ms(executions[0]) == pytest.approx(60)
+    assert ask(SlowDeserialization, executions)

@@ -2,9 +2,9 @@
 
 ## What it looks for
 
-Waiting for one target (a database, a Redis, a host) that is at least `target_share` of the run and at least
-`target_ms`. Time blocked by other sessions' locks and the client's own CPU are not counted. Where the time is that of
-many small calls, the finding is about those (see batching) and this one only says where they go.
+Waiting for one target (a database, a Redis, a host, another program) that is at least `target_share` of the run and at
+least `target_ms`. Time blocked by other sessions' locks and the client's own CPU are not counted. Where the time is
+that of many small calls, the finding is about those (see batching) and this one only says where they go.
 
 ## Why it costs time
 
@@ -18,7 +18,8 @@ what does not change, ask for less or for all at once, and make independent call
 
 ## When it is a false alarm
 
-When waiting for that one thing is the job's whole purpose, and nothing else waits behind it.
+When waiting for that one thing is the job's whole purpose, and nothing else waits behind it. A program that the job
+starts is only remarked: it is mostly what the job is for.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from jobdoctor.diagnosis.measure import Calls, words_count, words_ms, words_shar
 from jobdoctor.diagnosis.rule import Limit, Rule
 from jobdoctor.model import Channel, Evidence, Execution, Finding, JobHistory, Severity, SpanGroup
 
-_CHANNELS: tuple[Channel, ...] = ("sql", "http", "redis", "mail")
+_CHANNELS: tuple[Channel, ...] = ("sql", "http", "redis", "mail", "subprocess")
 
 
 class SlowDependency(Rule):
@@ -73,8 +74,8 @@ class SlowDependency(Rule):
         undisturbed = run - measure.ledger_ms(executions, "cpu_wait", "import", *measure.AROUND_THE_JOB)
         by_target: dict[tuple[Channel, str], list[Calls]] = {}
         for calls in measure.merge_calls(executions, *_CHANNELS):
-            if calls.first.target:
-                by_target.setdefault((calls.first.channel, calls.first.target), []).append(calls)
+            if target := calls.first.target or calls.first.fingerprint:  # a program has a name only
+                by_target.setdefault((calls.first.channel, target), []).append(calls)
         for (channel, target), calls_of_target in by_target.items():
             waited = _waited(calls_of_target, executions, channel, target)
             if waited >= self.limits.target_ms and waited >= self.limits.target_share * undisturbed:
@@ -90,6 +91,8 @@ class SlowDependency(Rule):
         if waited - chatty < self.limits.target_share * undisturbed:
             severity = "info"
         if severity == "warning" and self._are_beside(calls, waited):
+            severity = "info"
+        if lead.channel == "subprocess":  # a program of this host's own: usually the work itself, and nobody else's
             severity = "info"
         slowest = max(calls, key=lambda each: each.slowest_ms)
         return self.finding(

@@ -70,7 +70,7 @@ class LargePayload(Rule):
         held = measure.share(holder.bytes, largest.raw_bytes) if holder else 1.0
         wires = [payload.wire_bytes for payload in payloads if payload.wire_bytes is not None]
         wire = measure.quantile(wires, 0.5) if wires else raw
-        unpickling = measure.ledger_ms(looked_at, "deserialize")
+        unpickling = measure.mean(map(measure.unpickling_ms, looked_at))
         moving = wire / TRANSFER_BYTES_PER_MS + raw / UNPACK_BYTES_PER_MS
         where = f"{holder.path} ({holder.type_name}) holds {words_bytes(holder.bytes)}" if holder else ""
         evidence = [

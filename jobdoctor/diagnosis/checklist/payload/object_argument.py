@@ -94,7 +94,7 @@ class ObjectArgument(Rule):
         lead = max(grave or nodes, key=lambda node: node.bytes)
         looked_at = measure.typical(history)
         raw = max(1.0, measure.mean(e.payload.raw_bytes for e in looked_at if e.payload))
-        cost = measure.ledger_ms(looked_at, "deserialize")
+        cost = measure.mean(map(measure.unpickling_ms, looked_at))
         saving = cost * measure.share(sum(node.bytes for node in nodes), raw)
         function = history.job.rpartition(".")[2]
         name = lead.type_name.rpartition(".")[2]

@@ -55,7 +55,7 @@ class SlowDeserialization(TimeRule):
         executions = measure.typical(history)
         if executions and not any(execution.phases for execution in executions):
             raise NotChecked("the job's phases were not recorded: run it under `jobdoctor run`")
-        spent = measure.quantile([_unpickling_ms(execution) for execution in executions], 0.5)
+        spent = measure.quantile([measure.unpickling_ms(execution) for execution in executions], 0.5)
         run = measure.run_ms(executions)
         own = run - measure.ledger_ms(executions, "cpu_wait", *measure.AROUND_THE_JOB)
         if spent < self.limits.deserialize_ms or spent < self.limits.deserialize_share * own:
@@ -90,7 +90,7 @@ class SlowDeserialization(TimeRule):
                     },
                 )
             )
-        evidence.append(measure.execution_evidence(max(executions, key=_unpickling_ms), "Longest unpickling"))
+        evidence.append(measure.execution_evidence(max(executions, key=measure.unpickling_ms), "Longest unpickling"))
         function = history.job.rpartition(".")[2]
         line = next((e.trigger.callsite for e in history.executions if e.trigger and e.trigger.callsite), "")
         return self.finding(
@@ -107,10 +107,6 @@ class SlowDeserialization(TimeRule):
             callsite=line,
             evidence=evidence,
         )
-
-
-def _unpickling_ms(execution: Execution) -> float:
-    return execution.ledger_ns("deserialize") / measure.NS_PER_MS
 
 
 def _heaviest(nodes: Sequence[PayloadNode]) -> PayloadNode | None:
