@@ -16,8 +16,9 @@ directory upwards::
     [tool.jobdoctor.limits.JD401]
     min_calls = 20
 
-Each setting but the last two has an environment variable: ``JOBDOCTOR_STORE``, ``JOBDOCTOR_RETENTION_TRACE_DAYS`` and
-so on. The Redis URL comes from the variables that ``rq`` reads. Names and values that mean nothing raise ConfigError.
+Each setting but the limits has an environment variable: ``JOBDOCTOR_STORE``, ``JOBDOCTOR_RETENTION_TRACE_DAYS``,
+``JOBDOCTOR_SLO_MS="app.tasks.sync_orders=2000,app.tasks.send_mail=500"`` and so on. The Redis URL comes from the
+variables that ``rq`` reads. Names and values that mean nothing raise ConfigError.
 """
 
 from __future__ import annotations
@@ -85,7 +86,11 @@ def load(
     environ = os.environ if environ is None else environ
     found = _from_file(directory or Path.cwd())
     for name, value in _from_environment(environ).items():
-        found[name] = value if name != "retention" else msgspec.structs.replace(found.get(name, Retention()), **value)
+        if name == "retention":
+            value = msgspec.structs.replace(found.get(name, Retention()), **value)
+        elif name == "slo_ms":
+            value = {**found.get(name, {}), **value}
+        found[name] = value
     from_rq = _redis_url_of_rq(environ)
     if from_rq is not None:
         found["redis_url"] = from_rq
@@ -183,6 +188,8 @@ def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
         variable = f"JOBDOCTOR_{name.upper()}"
         if name not in _TABLES and environ.get(variable):
             found[name] = _convert(environ[variable], name, Settings, variable, strict=False)
+    if environ.get("JOBDOCTOR_SLO_MS"):
+        found["slo_ms"] = _slos(environ["JOBDOCTOR_SLO_MS"])
     retention: dict[str, Any] = {}
     for name in Retention.__struct_fields__:
         variable = f"JOBDOCTOR_RETENTION_{name.upper()}"
@@ -191,6 +198,19 @@ def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
     if retention:
         found["retention"] = retention
     return found
+
+
+def _slos(text: str) -> dict[str, float]:
+    """ "app.tasks.a=2000,app.tasks.b=500", in ms."""
+    slos: dict[str, float] = {}
+    for part in text.split(","):
+        job, _, value = part.strip().partition("=")
+        try:
+            number: Any = float(value)
+        except ValueError:
+            number = value
+        slos[job.strip()] = _number(number, f"JOBDOCTOR_SLO_MS {job.strip()}")
+    return slos
 
 
 def _redis_url_of_rq(environ: Mapping[str, str]) -> str | None:

@@ -67,11 +67,16 @@ LANES = (
     Lane("busy", ("busy",), workers=3, phase=2),
     Lane("crowded", ("crowded",), phase=2),
     Lane("quick", ("quick",), phase=2),
+    Lane("logins", ("logins",), phase=2),
     Lane("index", ("index",), phase=2),
     Lane("search", ("search",), workers=2, phase=2),
     Lane("scores", ("scores",), workers=3, phase=3, options=("-c", "sample_app.small_container")),
     Lane("roomy", ("roomy",), phase=4),
 )
+
+
+#: What the shop promises, in ms from enqueue to done.
+SLO_MS = {"sample_app.jobs.customers.send_login_code": 1_000, "sample_app.jobs.customers.send_login_code_first": 1_000}
 
 
 _tidy = functools.partial(Load, lane="tidy")
@@ -399,6 +404,18 @@ CASES: list[Case] = [
         "JD703",
         Load("shipping.update_tracking", lambda shop, n: [], lane="crowded", rounds=0),
         _tidy("shipping.track_promptly", lambda shop, n: shop.track_soon(n + 1), lane="quick"),
+    ),
+    Case(
+        "JD704",
+        Load(
+            "customers.send_login_code",
+            lambda shop, n: shop.routes_changed(_day(n)) + shop.log_in([3 * n + k for k in (1, 2, 3)]),
+            lane="logins", rounds=7,
+        ),
+        Load(
+            "customers.send_login_code_first", lambda shop, n: shop.log_in_first([3 * n + k for k in (1, 2, 3)]),
+            lane="quick", rounds=7,
+        ),
     ),
     # 8 trigger
     Case(

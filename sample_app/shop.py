@@ -31,6 +31,7 @@ class Shop:
         self.refunds = Queue("refunds", connection=connection)
         self.partners = Queue("partners", connection=connection)
         self.crowded = Queue("crowded", connection=connection)
+        self.logins = Queue("logins", connection=connection)
         self.quick = Queue("quick", connection=connection)
         self.index = Queue("index", connection=connection)
         self.search = Queue("search", connection=connection)
@@ -95,6 +96,15 @@ class Shop:
 
     def sign_up_by_id(self, customer_id: int) -> list[Job]:
         return [self.tidy.enqueue(customers.send_welcome_to, customer_id)]
+
+    def log_in(self, customer_ids: list[int]) -> list[Job]:
+        return [self.logins.enqueue(customers.send_login_code, customer_id) for customer_id in customer_ids]
+
+    def log_in_first(self, customer_ids: list[int]) -> list[Job]:
+        return [self.quick.enqueue(customers.send_login_code_first, customer_id) for customer_id in customer_ids]
+
+    def routes_changed(self, day: str) -> list[Job]:
+        return [self.logins.enqueue(shipping.plan_routes, day)]
 
     def campaign(self, segment: int) -> list[Job]:
         return [self.default.enqueue(customers.award_points, segment, 10)]

@@ -135,3 +135,15 @@ def test_the_module_of_rq_config_is_read(tmp_path: Path, monkeypatch: pytest.Mon
     assert load(tmp_path, {"RQ_CONFIG": "settings_of_a_test"}).redis_url == "redis://module/4"
     with pytest.raises(ConfigError, match="cannot import RQ_CONFIG=no_such_module"):
         load(tmp_path, {"RQ_CONFIG": "no_such_module"})
+
+
+def test_slos_of_the_environment_are_added_to_those_of_the_file(tmp_path: Path) -> None:
+    (tmp_path / "jobdoctor.toml").write_text('[slo_ms]\n"app.a" = 1\n"app.b" = 2\n')
+    settings = load(tmp_path, {"JOBDOCTOR_SLO_MS": "app.b=20, app.c=30.5"})
+    assert settings.slo_ms == {"app.a": 1, "app.b": 20, "app.c": 30.5}
+
+
+@pytest.mark.parametrize("value", ["app.a", "app.a=soon", "app.a=0"])
+def test_an_slo_that_is_no_number_is_an_error(tmp_path: Path, value: str) -> None:
+    with pytest.raises(ConfigError, match=r"JOBDOCTOR_SLO_MS app\.a"):
+        load(tmp_path, {"JOBDOCTOR_SLO_MS": value})

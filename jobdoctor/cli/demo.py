@@ -170,7 +170,7 @@ def _start_servers(
     stack: contextlib.ExitStack, url: str | None, postgres_url: str | None, say: Callable[[str], None]
 ) -> str:
     """Starts what was not given, tells the shop by its environment variables and seeds it. Returns the Redis URL."""
-    from sample_app import servers
+    from sample_app import catalogue, servers
 
     redis_url = stack.enter_context(servers.claimed_redis(url) if url else servers.started_valkey())
     if url:
@@ -181,7 +181,12 @@ def _start_servers(
         say(f"Made the database {DATABASE} on {servers.without_password(postgres_url)}; it will be dropped.")
     upstream_url = stack.enter_context(servers.started_upstream())
     stack.enter_context(
-        _environment(SHOP_DATABASE_URL=database_url, SHOP_REDIS_URL=redis_url, SHOP_UPSTREAM_URL=upstream_url)
+        _environment(
+            SHOP_DATABASE_URL=database_url,
+            SHOP_REDIS_URL=redis_url,
+            SHOP_UPSTREAM_URL=upstream_url,
+            JOBDOCTOR_SLO_MS=",".join(f"{job}={ms}" for job, ms in catalogue.SLO_MS.items()),
+        )
     )
     from sample_app import cache, db, seed
 

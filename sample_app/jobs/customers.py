@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import secrets
+
 import requests
 from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
@@ -13,6 +15,8 @@ from sample_app.models import Customer, Order
 DIGITS = frozenset("0123456789")
 #: How long the letter shop has to fetch the addresses of a mailing, in seconds.
 MAILING_S = 3_600
+#: How long a code to log in with is good for, in seconds.
+LOGIN_S = 300
 REWARDED = "rewarded"
 POINTS_A_STAR = 5
 
@@ -28,6 +32,24 @@ def send_welcome_to(customer_id: int) -> int:
         customer = session.get_one(Customer, customer_id)
         message = {"to": customer.email, "subject": f"Welcome, {customer.name}"}
     return clients.send_mail(message)
+
+
+def send_login_code(customer_id: int) -> int:
+    """Sends a customer, who waits for it, the code to log in with."""
+    return _send_code(customer_id)
+
+
+def send_login_code_first(customer_id: int) -> int:
+    """Sends a customer, who waits for it, the code to log in with; enqueued where nothing long is in the way."""
+    return _send_code(customer_id)
+
+
+def _send_code(customer_id: int) -> int:
+    with db.new_session() as session:
+        email = session.get_one(Customer, customer_id).email
+    code = f"{secrets.randbelow(1_000_000):06}"
+    cache().set(f"login:{customer_id}", code, ex=LOGIN_S)
+    return clients.send_mail({"to": email, "subject": f"Your code: {code}"})
 
 
 def award_points(segment: int, points: int) -> int:

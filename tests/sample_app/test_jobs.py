@@ -238,6 +238,12 @@ def test_subscriptions_are_charged_at_once_or_in_slices(shop_engine: Engine) -> 
     assert {_status(shop_engine, order_id) for order_id in (21, 22, 23, 31, 32, 33)} == {"paid"}
 
 
+def test_a_login_code_is_sent_and_kept(shop_engine: Engine) -> None:
+    for number, send in enumerate((customers.send_login_code, customers.send_login_code_first), 1):
+        assert send(number) == 1
+        assert len(str(cache.cache().get(f"login:{number}"))) == 6
+
+
 def test_a_gift_card_is_taken_from_stock_at_each_attempt_or_with_the_one_that_sends_it(shop_engine: Engine) -> None:
     for sell, taken in ((payments.sell_gift_card, 2), (payments.sell_gift_card_as_one, 1)):
         with Session(shop_engine) as session, session.begin():

@@ -1,0 +1,168 @@
+"""slo-missed: the job takes longer from enqueue to done than was promised for it.
+
+## What it looks for
+
+A promise for the job (`[tool.jobdoctor.slo_ms]`, or `JOBDOCTOR_SLO_MS`) that the 95th percentile of its time from
+enqueue to done misses. All attempts of one enqueue count together, with the pauses between them. It says what the late
+ones spent their time on: waiting in the queue, running, or waiting to be tried again.
+
+## Why it costs time
+
+Somebody waits for the result, and was told how long. A promise that is missed every twentieth time is missed for most
+of those who come back often.
+
+## What to do
+
+Where the wait misses it: a queue of its own in front of the long jobs, or more workers. Where the run does: the
+findings inside the job come first. Where retries do: mend what fails. Otherwise change the promise.
+
+## When it is a false alarm
+
+When nobody needs the job that fast: then the promise is wrong, and not the job.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from jobdoctor.diagnosis import measure
+from jobdoctor.diagnosis.attempts import Chain, chains
+from jobdoctor.diagnosis.measure import words_ms, words_share
+from jobdoctor.diagnosis.rule import Limit, NotChecked, Rule
+from jobdoctor.diagnosis.waiting import queues_of
+from jobdoctor.model import Evidence, Finding, JobHistory, RecommendationKind, Where
+
+
+@dataclass(frozen=True)
+class _Taken:
+    """What one enqueue took from beginning to end, in ms."""
+
+    whole: float
+    wait: float
+    run: float
+
+    @property
+    def pauses(self) -> float:
+        """Neither waiting in the queue nor running: between attempts."""
+        return max(0.0, self.whole - self.wait - self.run)
+
+
+class SloMissed(Rule):
+    """JD704."""
+
+    code = "JD704"
+    name = "slo-missed"
+    step = "queue"
+    kind = "queue"
+    where = "around"
+    related_to = (
+        "JD701", "JD702", "JD703", "JD706", "JD201", "JD203", "JD206", "JD301", "JD305", "JD401", "JD402", "JD403",
+        "JD404", "JD405", "JD406", "JD407", "JD408", "JD501", "JD502", "JD503", "JD601", "JD602", "JD604",
+    )  # fmt: skip
+
+    min_jobs = Limit(20, "jobs", "ended jobs below which a 95th percentile means nothing", "customary: 1 / (1 - 0.95)")
+    quantile = Limit(0.95, "share", "share of the jobs that must keep the promise", "DESIGN: p95 from enqueue to done")
+
+    def check(self, history: JobHistory) -> Iterable[Finding]:
+        slo = history.slo_ms
+        if slo is None:
+            raise NotChecked(
+                f'No time was promised for this job: write "{history.job}" = 2000 (ms) under [tool.jobdoctor.slo_ms]'
+            )
+        taken = [_taken(chain) for chain in chains(history.trace) if _whole(chain)]
+        if len(taken) < self.limits.min_jobs:
+            raise NotChecked(
+                f"{len(taken)} ended jobs in the trace, {self.limits.min_jobs:.0f} needed for a 95th percentile: run "
+                f"the job more often, or look at a longer window (--since)"
+            )
+        reached = measure.quantile([each.whole for each in taken], self.limits.quantile)
+        if reached > slo:
+            yield self._finding(history, taken, slo, reached)
+
+    def _finding(self, history: JobHistory, taken: Sequence[_Taken], slo: float, reached: float) -> Finding:
+        late = [each for each in taken if each.whole > slo]
+        parts = {
+            "wait": measure.mean(each.wait for each in late),
+            "run": measure.mean(each.run for each in late),
+            "pauses": measure.mean(each.pauses for each in late),
+        }
+        most = max(parts, key=lambda name: parts[name])
+        share = len(late) / len(taken)
+        excess = sum(each.whole - slo for each in late) / len(taken)
+        all_of_it = parts[most] * share
+        where, kind, text, snippet = _advice(most, history, slo, measure.mean(each.run for each in taken))
+        low, high = sorted((min(excess, all_of_it), all_of_it))
+        return self.finding(
+            severity="warning",
+            confidence=0.9,
+            title=(
+                f"The 95th percentile from enqueue to done is {words_ms(reached)}, and {words_ms(slo)} were promised: "
+                f"{len(late)} of {len(taken)} jobs were late"
+            ),
+            cost_ms=excess,
+            saving=(low if most == "wait" else 0.0, (low + high) / 2, high),
+            text=text,
+            snippet=snippet,
+            kind=kind,
+            where=where,
+            evidence=[
+                Evidence(
+                    "queue",
+                    f"Of the late ones' time {words_ms(parts['wait'])} was waiting in the queue, "
+                    f"{words_ms(parts['run'])} running, {words_ms(parts['pauses'])} between attempts",
+                    {
+                        "slo_ms": slo,
+                        "p95_ms": round(reached, 3),
+                        "p50_ms": round(measure.quantile([each.whole for each in taken], 0.5), 3),
+                        "late": len(late),
+                        "late_share": round(share, 4),
+                        "jobs": len(taken),
+                        "late_wait_ms": round(parts["wait"], 3),
+                        "late_run_ms": round(parts["run"], 3),
+                        "late_pauses_ms": round(parts["pauses"], 3),
+                    },
+                )
+            ],
+        )
+
+
+def _whole(chain: Chain) -> bool:
+    """Whether the trace has it from its enqueue to its end; one that a person stopped has none."""
+    return chain.rows[0].attempt == 1 and chain.last.outcome in ("finished", "failed", "timeout", "killed")
+
+
+def _taken(chain: Chain) -> _Taken:
+    first = chain.rows[0]
+    # What was enqueued for later is awaited from then on.
+    begin = first.enqueued_at_ns if first.scheduled else first.created_at_ns
+    wait = sum(max(0, row.dequeued_at_ns - row.enqueued_at_ns) for row in chain.rows)
+    run = sum(max(0, row.reaped_at_ns - row.dequeued_at_ns) for row in chain.rows)
+    return _Taken(max(0, chain.last.reaped_at_ns - begin) / 1e6, wait / 1e6, run / 1e6)
+
+
+def _advice(most: str, history: JobHistory, slo: float, run: float) -> tuple[Where, RecommendationKind, str, str]:
+    queue = queues_of(history.trace)[0]
+    name = history.job.rpartition(".")[2]
+    if most == "wait":
+        return (
+            "around",
+            "queue",
+            f"Give it a queue that is looked at before {queue}, or workers of its own: it runs {words_ms(run)}, "
+            f"{words_share(run / slo)} of what was promised, and waits for the rest",
+            f"Queue('urgent').enqueue({name}, ...)\n$ rq worker urgent {queue}  # in this order",
+        )
+    if most == "run":
+        return (
+            "inside",
+            "optimize",
+            f"Shorten the run: it takes {words_ms(run)} on average, of {words_ms(slo)} that were promised. The "
+            f"findings inside the job say where",
+            "",
+        )
+    return (
+        "inside",
+        "retry",
+        "Mend what makes the first attempt fail: the late ones were waiting to be tried again",
+        "",
+    )
