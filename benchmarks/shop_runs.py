@@ -11,6 +11,7 @@ from pathlib import Path
 
 from jobdoctor.config import Retention
 from jobdoctor.diagnosis.engine import diagnose
+from jobdoctor.errors import UnknownJobError
 from jobdoctor.model import Diagnosis
 from jobdoctor.store import Store
 from sample_app.catalogue import CASES, Load
@@ -45,18 +46,17 @@ def pairs(*options: str) -> list[Pair]:
 
 
 def recorded(path: Path) -> list[Pair]:
-    """The pairs in the store that a demo kept."""
+    """The pairs in the store that a demo kept, as far as the catalogue had them then."""
+    found: list[Pair] = []
     with Store.open(f"sqlite:///{path}", Retention()) as store:
-        return [
-            Pair(
-                case.code,
-                diagnose(store.history(case.sick.job)),
-                diagnose(store.history(case.healthy.job)),
-                _work(case.sick),
-                _work(case.healthy),
-            )
-            for case in CASES
-        ]
+        for case in CASES:
+            try:
+                sick, healthy = (diagnose(store.history(load.job)) for load in (case.sick, case.healthy))
+            except UnknownJobError:
+                print(f"{case.code} is not recorded in {path}", file=sys.stderr)
+                continue
+            found.append(Pair(case.code, sick, healthy, _work(case.sick), _work(case.healthy)))
+    return found
 
 
 def _work(load: Load) -> float:

@@ -86,10 +86,34 @@ def between_ms(calls: Calls) -> float:
     return between / calls.executions / NS_PER_MS
 
 
+def library_ms(calls: Calls, share_saved: float = 1.0) -> tuple[float, float]:
+    """What goes with the calls of a loop beside their own time, in ms for each execution: (mid, high).
+
+    The CPU between them is the library's (an ORM, SQLAlchemy's compiler, a session of requests) and the job's own, and
+    nobody can tell the two apart from outside. At most it is all the library's; in the middle `LIBRARY_SHARE` of it
+    where the calls came through a library that works around each call, else nothing. ``share_saved`` of the calls go.
+    """
+    between = between_ms(calls) * share_saved
+    return (LIBRARY_SHARE * between if _through_library(calls) else 0.0, between)
+
+
+def _through_library(calls: Calls) -> bool:
+    first = calls.first
+    return bool(first.relationship or first.library in _LIBRARIES or _WRITTEN_BY_ORM.search(first.fingerprint))
+
+
 def shortened(statement: str) -> str:
     """A statement as snippets and titles quote it."""
     return statement if len(statement) <= _QUOTED_CHARS else f"{statement[: _QUOTED_CHARS - 4]} ..."
 
+
+#: Share of the CPU between the calls of a loop that is the library's and goes with them. Measured in the sample shop:
+#: 0.4 to 1.0 when selectinload() replaced 100 lazy loads, 0.9 when one statement replaced 200 inserts.
+LIBRARY_SHARE = 0.7
+#: Those that work for each call outside of the driver, where it is recorded.
+_LIBRARIES = frozenset({"sqlalchemy", "django"})
+#: Statements as an ORM writes them: labelled ("book.id AS book_id", SQLAlchemy) or all in quotes (Django).
+_WRITTEN_BY_ORM = re.compile(r'\b(\w+)\.(\w+) AS \1_\2\b|^SELECT (?:DISTINCT )?"\w+"\."\w+"')
 
 _EQUALS = re.compile(r"(?P<column>[\w.\"`\[\]]+)\s*=\s*\?")
 

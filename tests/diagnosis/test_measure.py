@@ -82,8 +82,14 @@ def test_quantiles_interpolate() -> None:
 def test_saving_of_batching_counts_a_call_for_each_batch() -> None:
     low, mid, high = measure.batching_saving(1_000, 2_000, 1, 500)
     assert high == 2_000 - 2 * 1
-    assert low == 998 / 2
-    assert mid == (998 + 1_998) / 2
+    assert low == 0.3 * 1_998
+    assert mid == pytest.approx(1_998 - 0.03 * 998)
+
+
+def test_a_loop_of_quick_calls_gives_back_what_the_fastest_took_but_for_its_items() -> None:
+    low, mid, high = measure.batching_saving(100, 6, 0.06, 500)
+    assert (low, high) == (pytest.approx(5.94 / 2), pytest.approx(5.94))
+    assert mid == pytest.approx(5.94 * 0.7)
 
 
 @pytest.mark.parametrize(

@@ -76,7 +76,7 @@ def test_an_orms_work_around_its_queries_would_be_saved_too(orm: dict[str, Any])
     bare = _saving(_loop(), cpu=0)
     saving = _saving(_loop(**orm))
     assert saving.low == bare.low
-    assert saving.mid == pytest.approx(bare.mid + 0.6 * 50)
+    assert saving.mid == pytest.approx(bare.mid + 0.7 * 50)
     assert saving.high == pytest.approx(bare.high + 50)
 
 
@@ -183,8 +183,8 @@ def test_the_whole_finding_of_a_lazy_relationship() -> None:
     assert finding.title == "100 queries loading Order.items one by one from app/tasks.py:41"
     assert finding.recommendation.kind == "batch"
     assert "select(Order).options(selectinload(Order.items))" in finding.recommendation.snippet
-    # 99 calls saved: half of the fastest call each; the fastest each and all but one; all but one.
-    assert (finding.saving_ms.low, finding.saving_ms.mid, finding.saving_ms.high) == (297.0, 694.0, 794.0)
+    # 99 calls saved: half of the fastest call each; all but 0.03 ms for each item; all but one call.
+    assert (finding.saving_ms.low, finding.saving_ms.mid, finding.saving_ms.high) == (297.0, 791.03, 794.0)
     row = finding.evidence[0].data["groups"][0]
     assert (row["count"], row["distinct"], row["target"]) == (100, 100, "postgresql://db/app")
 

@@ -69,14 +69,15 @@ class CommitPerRow(TimeRule):
             if not self.limits.writes_per_commit_least <= per_commit <= self.limits.writes_per_commit:
                 continue
             plain_ms = _plain_ms(calls, executions)
-            saving = measure.batching_saving(
+            low, mid, high = measure.batching_saving(
                 calls.count,
                 max(0.0, calls.total_ms - calls.count * plain_ms),
                 max(0.0, calls.fastest_ms - plain_ms),
                 self.limits.batch_size,
             )
-            if saving[1] >= self.limits.least_ms:
-                yield self._describe(calls, per_commit, saving, whole, executions)
+            likely, most = round_trips.library_ms(calls) if not plain_ms else (0.0, 0.0)
+            if mid + likely >= self.limits.least_ms:
+                yield self._describe(calls, per_commit, (low, mid + likely, high + most), whole, executions)
 
     def _describe(
         self,

@@ -41,9 +41,6 @@ _PAGED = re.compile(r"\boffset \?|\bfetch (?:first|next) ", re.IGNORECASE)
 _LIMITED = re.compile(r"\blimit \?", re.IGNORECASE)
 _SKIPS_LOCKED = re.compile(r"\bskip locked\b", re.IGNORECASE)
 
-#: Statements as an ORM writes them: labelled ("book.id AS book_id", SQLAlchemy) or all in quotes (Django).
-_WRITTEN_BY_ORM = re.compile(r'\b(\w+)\.(\w+) AS \1_\2\b|^SELECT (?:DISTINCT )?"\w+"\."\w+"')
-
 #: An IN list this short beside a comparison is a condition ("status IN (?, ?)"), not a chunk.
 _CHUNK_ITEMS = 10
 
@@ -76,12 +73,6 @@ class NPlusOneQuery(TimeRule):
     batch_size = Limit(
         500, "items", "values that one IN query takes", "SQLAlchemy's selectinload() sends 500 keys with each query"
     )
-    orm_share = Limit(
-        0.6,
-        "share",
-        "share of the CPU between an ORM's queries that goes with them: the middle of the saving",
-        "measured: 0.4 to 1.0 of it when selectinload() replaced 100 lazy loads in the sample shop",
-    )
     least_ms = Limit(
         0.3,
         "ms",
@@ -100,13 +91,10 @@ class NPlusOneQuery(TimeRule):
                 yield self._describe(calls, saving, whole)
 
     def _saving(self, calls: Calls) -> tuple[float, float, float]:
-        """That of the queries themselves; and of the CPU between them, which nobody can tell from the job's own: at
-        most all of it, in the middle what an ORM spends around its queries."""
+        """That of the queries themselves, and of the library's CPU between them."""
         low, mid, high = measure.batching_saving(calls.count, calls.total_ms, calls.fastest_ms, self.limits.batch_size)
-        between = round_trips.between_ms(calls)
-        if calls.first.relationship or _WRITTEN_BY_ORM.search(calls.first.fingerprint):
-            mid += self.limits.orm_share * between
-        return (low, mid, high + between)
+        likely, most = round_trips.library_ms(calls)
+        return (low, mid + likely, high + most)
 
     def _varies(self, calls: Calls) -> bool:
         if not calls.distinct:  # the probe saw no parameters: different ones are possible where the shape has any

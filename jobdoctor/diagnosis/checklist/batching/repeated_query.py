@@ -71,9 +71,12 @@ class RepeatedQuery(TimeRule):
                 continue
             wasted = calls.total_ms * repeats / calls.count
             if wasted >= self.limits.least_ms:
-                yield self._describe(calls, distinct, wasted, whole)
+                library = round_trips.library_ms(calls, repeats / calls.count)
+                yield self._describe(calls, distinct, wasted, library, whole)
 
-    def _describe(self, calls: Calls, distinct: float, wasted: float, whole: float) -> Finding:
+    def _describe(
+        self, calls: Calls, distinct: float, wasted: float, library: tuple[float, float], whole: float
+    ) -> Finding:
         first = calls.first
         growth = round_trips.growth(calls)
         different = "always with the same parameters"
@@ -82,7 +85,7 @@ class RepeatedQuery(TimeRule):
         severity = self.severity(wasted, whole, calls=calls.count - distinct, grows=growth.proven)
         if measure.mostly_concurrent(calls):
             severity = "info"
-        floor = min(wasted, (calls.count - distinct) * calls.fastest_ms)
+        floor = max(measure.LEAST_OF_CALLS * wasted, min(wasted, (calls.count - distinct) * calls.fastest_ms))
         tables = ", ".join(fingerprint.sql(first.fingerprint).tables) or "the answer"
         return self.finding(
             severity=severity,
@@ -90,7 +93,7 @@ class RepeatedQuery(TimeRule):
             title=f"{words_count(calls.count)} queries of {tables} from {first.callsite or 'an unknown line'}, "
             f"{different}",
             cost_ms=calls.total_ms,
-            saving=(floor, wasted, wasted),
+            saving=(floor, wasted + library[0], wasted + library[1]),
             text="Ask once and keep the answer for the execution. What changes rarely can be cached across executions "
             "with an expiry.",
             snippet=_snippet(first),

@@ -73,9 +73,12 @@ class RowByRowWrite(TimeRule):
             rows = calls.rows_per_call
             if rows is not None and rows > self.limits.rows_per_call:
                 continue
-            saving = measure.batching_saving(calls.count, calls.total_ms, calls.fastest_ms, self.limits.batch_size)
-            if saving[1] >= self.limits.least_ms:
-                yield self._describe(calls, saving, whole)
+            low, mid, high = measure.batching_saving(
+                calls.count, calls.total_ms, calls.fastest_ms, self.limits.batch_size
+            )
+            likely, most = round_trips.library_ms(calls)
+            if mid + likely >= self.limits.least_ms:
+                yield self._describe(calls, (low, mid + likely, high + most), whole)
 
     def _describe(self, calls: Calls, saving: tuple[float, float, float], whole: float) -> Finding:
         first = calls.first
