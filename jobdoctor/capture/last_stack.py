@@ -10,8 +10,6 @@ import time
 from collections.abc import Iterable
 from types import TracebackType
 
-from msgspec import Struct, field
-
 from jobdoctor.capture import callsites
 from jobdoctor.capture.foreign import foreign
 from jobdoctor.capture.outside_stack import RawFrame, StackReader, UnreadableError
@@ -42,13 +40,29 @@ _LIMITS = {
 }
 
 
-class SeenStack(Struct, frozen=True):
-    """What the last look saw. Instants are nanoseconds of the performance counter."""
+class SeenStack:
+    """What the last look saw. Instants are nanoseconds of the performance counter.
 
-    stack: list[StackFrame]  # innermost first
-    seen_ns: int
-    since_ns: int  # the first of the looks, one after the other, that found the application at the same line
-    threads: list[list[StackFrame]] = field(default_factory=list)
+    ``since_ns``: the first of the looks, one after the other, that found the application at the same line.
+    """
+
+    def __init__(self, raw: list[RawFrame], seen_ns: int, since_ns: int, threads: list[list[RawFrame]]) -> None:
+        self.place = _place(raw)
+        self.seen_ns = seen_ns
+        self.since_ns = since_ns
+        self._raw = raw
+        self._threads = threads
+
+    @property
+    def stack(self) -> list[StackFrame]:
+        """The job's part of it, innermost first."""
+        return frames_of(self._raw)
+
+    @property
+    def threads(self) -> list[list[StackFrame]]:
+        """Those of other threads that the application is in."""
+        found = [frames_of(each)[:_THREAD_FRAMES] for each in self._threads]
+        return [each for each in found if any(one.application for one in each)]
 
 
 class LastStack:
@@ -96,14 +110,13 @@ class LastStack:
         self.spent_ns += time.perf_counter_ns() - began
 
     def _remember(self, reader: StackReader, now: int) -> None:
-        stack = frames_of(reader.stack())
-        if not stack:
+        raw = reader.stack()
+        if _place(raw) is None:
             return  # it was on its way from one frame to the next, or is gone: what was seen before stays
-        since = now
-        if self.seen is not None and _place(stack) == _place(self.seen.stack):
-            since = self.seen.since_ns
-        threads = [frames_of(each)[:_THREAD_FRAMES] for each in reader.other_stacks(THREADS)]
-        self.seen = SeenStack(stack, now, since, [each for each in threads if any(one.application for one in each)])
+        before = self.seen
+        self.seen = SeenStack(raw, now, now, reader.other_stacks(THREADS))
+        if before is not None and before.place == self.seen.place:
+            self.seen.since_ns = before.since_ns
 
     def close(self) -> None:
         """Closes what is open. What was seen stays."""
@@ -112,12 +125,18 @@ class LastStack:
             self._reader = None
 
 
-def _place(stack: list[StackFrame]) -> tuple[str, str]:
-    """Where the application is: its innermost line, or the innermost one at all."""
-    for frame in stack:
-        if frame.application:
-            return frame.callsite, frame.function
-    return stack[0].callsite, stack[0].function
+def _place(raw: Iterable[RawFrame]) -> tuple[str, int, str] | None:
+    """Where the application is: its innermost line, or the innermost one at all; None when the job has no frame yet."""
+    innermost: RawFrame | None = None
+    for each in raw:
+        if each.filename.startswith(_OWN_RQ):
+            break
+        if each.filename.startswith(_OWN):
+            continue
+        if callsites.is_application(each.filename):
+            return each.filename, each.line, each.function
+        innermost = innermost or each
+    return (innermost.filename, innermost.line, innermost.function) if innermost is not None else None
 
 
 def frames_of(raw: Iterable[RawFrame]) -> list[StackFrame]:

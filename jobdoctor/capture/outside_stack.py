@@ -53,12 +53,38 @@ _NEWER_THREAD = 0
 _TYPE, _LENGTH, _BYTES = 8, 16, 32
 
 
-class RawFrame(Struct, frozen=True):
-    """A frame as the interpreter has it."""
+class RawFrame:
+    """A frame as the interpreter has it: file, line, qualified name of the function.
 
-    filename: str
-    line: int
-    function: str  # qualified
+    Which line an instruction belongs to takes a while to work out, and most stacks that are looked at are never shown:
+    it is worked out when it is asked for.
+    """
+
+    __slots__ = ("_late", "_line", "filename", "function")
+
+    def __init__(self, filename: str, line: int, function: str, late: tuple[bytes, int, int] | None = None) -> None:
+        self.filename = filename
+        self.function = function
+        self._line = line
+        self._late = late  # table of lines, first line, code unit
+
+    @property
+    def line(self) -> int:
+        """Its line in the file."""
+        if self._late is not None:
+            self._line, self._late = _line(*self._late), None
+        return self._line
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, RawFrame) and (self.filename, self.line, self.function) == (
+            other.filename, other.line, other.function,
+        )  # fmt: skip
+
+    def __hash__(self) -> int:
+        return hash((self.filename, self.function))
+
+    def __repr__(self) -> str:
+        return f"RawFrame({self.filename!r}, {self.line}, {self.function!r})"
 
 
 class _CodeFields(Struct, frozen=True):
@@ -203,7 +229,7 @@ class StackReader:
         unit = (instruction - code - fields.size) // 2
         frame = frames.get(unit)
         if frame is None:
-            frame = frames[unit] = RawFrame(filename, _line(table, first_line, unit), function)
+            frame = frames[unit] = RawFrame(filename, 0, function, (table, first_line, unit))
         return frame
 
     def _string(self, address: int) -> str:

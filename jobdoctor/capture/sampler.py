@@ -22,7 +22,7 @@ from jobdoctor.model import Rusage, Sample
 #: Samples kept: beyond it every second one is dropped, and the interval doubled.
 SAMPLES = 512
 #: Seconds between samples: short at first, so that short jobs have some, growing with the time elapsed.
-FIRST_INTERVAL_S = 0.005
+FIRST_INTERVAL_S = 0.010
 LAST_INTERVAL_S = 0.050
 _INTERVAL_SHARE = 1 / 40
 

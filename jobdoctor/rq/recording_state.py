@@ -14,8 +14,9 @@ from jobdoctor.rq import ptracer
 from jobdoctor.rq.guard import log
 from jobdoctor.rq.witness_link import Setting, WitnessLink
 
-#: Memories that are used in turn: one that a horse writes, and those that the witness still reads.
-MEMORIES = 3
+#: Memories that are used in turn: one that a horse writes, and those that the witness has still to read. A witness that
+#: is short of a processor may be some jobs behind; only pages that were written take room.
+MEMORIES = 8
 
 
 class WorkerState:

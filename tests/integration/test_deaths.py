@@ -195,7 +195,7 @@ def test_a_fault_that_ends_a_simple_worker(redis_client: redis.Redis, valkey_url
 
 
 def test_one_fault_is_not_taken_for_the_next(batch: Batch) -> None:
-    """The files of the three memories are used in turn."""
+    """The files of the memories are used in turn."""
     for name, number in (("abort", signal.SIGABRT), ("bus-error", signal.SIGBUS), ("abort-again", signal.SIGABRT)):
         death = batch.death(name)
         assert (death.signal, death.stack_source) == (number, "fault")

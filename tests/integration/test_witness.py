@@ -23,6 +23,7 @@ from rq.job import Job
 import jobdoctor
 from jobdoctor import wire
 from jobdoctor.rq import witness_link
+from jobdoctor.rq.recording_state import MEMORIES
 from tests.integration import jobs
 from tests.integration.recordings import RECORDING, executions, work
 
@@ -224,17 +225,17 @@ def test_a_witness_that_hangs(redis_client: redis.Redis, valkey_url: str) -> Non
         (witness,) = witnesses(worker.pid)
         os.kill(witness, signal.SIGSTOP)
         try:
-            found = [queue.enqueue(jobs.add, 1, 2) for _ in range(8)]
+            found = [queue.enqueue(jobs.add, 1, 2) for _ in range(MEMORIES + 5)]
             until(lambda: all(job.is_finished for job in found))
             assert redis_client.xlen(wire.STREAM_KEY) == 0
         finally:
             os.kill(witness, signal.SIGCONT)
-        until(lambda: redis_client.xlen(wire.STREAM_KEY) == 8)
+        until(lambda: redis_client.xlen(wire.STREAM_KEY) == MEMORIES + 5)
     recorded = executions(redis_client)
     assert [bool(each.phases and "body" in {phase.name for phase in each.phases}) for each in recorded] == [
-        True, True, True, False, False, False, False, False,
+        *([True] * MEMORIES), *([False] * 5),
     ]  # fmt: skip
-    assert all("no memory free" in " ".join(each.not_captured) for each in recorded[3:])
+    assert all("no memory free" in " ".join(each.not_captured) for each in recorded[MEMORIES:])
 
 
 def test_random_deaths_of_horses(redis_client: redis.Redis, valkey_url: str) -> None:
