@@ -124,6 +124,12 @@ def mean_ledger(executions: Sequence[Execution]) -> list[LedgerPart]:
 AROUND_THE_JOB = ("dispatch", "fork", "persist", "reap")
 
 
+def undisturbed_ms(executions: Sequence[Execution]) -> float:
+    """Mean run in ms without waits for a processor, imports and what RQ does around the job: a busy or cold host must
+    not hide what the job itself does."""
+    return run_ms(executions) - ledger_ms(executions, "cpu_wait", "import", *AROUND_THE_JOB)
+
+
 def share(part: float, whole: float) -> float:
     """``part / whole``, at most 1, and 0 when there is no whole."""
     return min(1.0, part / whole) if whole > 0 else 0.0

@@ -7,7 +7,7 @@ import pytest
 from jobdoctor.diagnosis.checklist.locks.database_lock_wait import DatabaseLockWait
 from jobdoctor.model import Execution, LockWait
 from tests.builders import MS, make_execution, make_group
-from tests.diagnosis.asking import ask, only
+from tests.diagnosis.asking import alike, ask, only
 
 UPDATE = "UPDATE stock_levels SET on_hand = ? WHERE sku = ?"
 DATABASE = "postgresql://db/app"
@@ -130,3 +130,8 @@ def test_look_alikes(group: object) -> None:
 def test_application_locks_are_another_rule() -> None:
     wait = LockWait("redis", "lock:gateway", 300 * MS)
     assert ask(DatabaseLockWait, [make_execution(run_ms=400, locks=[wait]) for _ in range(5)]) == []
+
+
+def test_a_starved_host_and_cold_imports_do_not_hide_it() -> None:
+    ledger = {"cpu_wait": 500, "import": 300, "dispatch": 50, "lock": 50, "sql": 200}
+    assert ask(DatabaseLockWait, alike(run_ms=1_100, ledger=ledger, locks=[LockWait("row", "db", 50 * MS)]))

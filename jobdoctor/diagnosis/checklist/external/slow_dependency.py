@@ -71,7 +71,7 @@ class SlowDependency(Rule):
     def check(self, history: JobHistory) -> Iterator[Finding]:
         executions = measure.typical(history)
         run = measure.run_ms(executions)
-        undisturbed = run - measure.ledger_ms(executions, "cpu_wait", "import", *measure.AROUND_THE_JOB)
+        undisturbed = measure.undisturbed_ms(executions)
         by_target: dict[tuple[Channel, str], list[Calls]] = {}
         for calls in measure.merge_calls(executions, *_CHANNELS):
             if target := calls.first.target or calls.first.fingerprint:  # a program has a name only
