@@ -145,6 +145,7 @@ _FLIGHT_START = FLIGHTS_AT + WORD
 _FLIGHT_BYTES = FLIGHT_WORDS * WORD
 _SPAN_BYTES = SPAN_WORDS * WORD
 _TALLY_WORD = TALLIES_AT // WORD
+_TIMED_PHASES = frozenset({PHASE_INDEX["import"], PHASE_INDEX["body"]})
 _PHASE_WORD = PHASES_AT // WORD
 
 _pack_flight = struct.Struct("@3q").pack_into
@@ -698,7 +699,8 @@ class PythonRecorder:
 
     def mark(self, name: str) -> None:
         """A phase begins, one of ``layout.PHASES``; "end" closes the last one. To be called in the thread that runs
-        the job: its run-queue delay is read, and the CPU of the process. Calls made in "setup", "persist" and after
+        the job. Its CPU and run-queue delay and the CPU of the process are read where the first phase begins, and where
+        "import" and "body" begin and end; elsewhere nobody asks for them. Calls made in "setup", "persist" and after
         "end" are RQ's own and are not recorded."""
         try:
             index = PHASE_INDEX[name]
@@ -706,15 +708,17 @@ class PythonRecorder:
                 now = self.clock()
                 words = self.words
                 self._enter(index, now)
+                used = words[H_PHASES]
+                timed = not used or index in _TIMED_PHASES or self.phase in _TIMED_PHASES
                 self.phase = index
                 self.silent = index in SILENT_PHASES
-                used = words[H_PHASES]
                 if used < PHASE_MARKS:
                     at = _PHASE_WORD + used * PHASE_WORDS
                     words[at] = index
                     words[at + 1] = now
-                    words[at + 2] = self._cpu_clock()
-                    words[at + 4], words[at + 3] = self._scheduled()
+                    if timed:
+                        words[at + 2] = self._cpu_clock()
+                        words[at + 4], words[at + 3] = self._scheduled()
                     words[H_PHASES] = used + 1
                 else:
                     words[H_TRUNCATED] |= _OVER_BUDGET
