@@ -68,6 +68,8 @@ LANES = (
     Lane("crowded", ("crowded",), phase=2),
     Lane("quick", ("quick",), phase=2),
     Lane("logins", ("logins",), phase=2),
+    Lane("prices", ("prices",), phase=2),
+    Lane("leisure", ("leisure",), phase=2),
     Lane("index", ("index",), phase=2),
     Lane("search", ("search",), workers=2, phase=2),
     Lane("scores", ("scores",), workers=3, phase=3, options=("-c", "sample_app.small_container")),
@@ -131,6 +133,17 @@ def _import(shop: Shop, number: int) -> list[Job]:
     return shop.import_product(number + 1)
 
 
+def _page_views(shop: Shop, number: int) -> list[Job]:
+    """Twice as many pages are viewed as prices are asked for, however fast that is. What is left in the evening is
+    thrown away: tomorrow it would be wrong."""
+    while len(shop.prices) > number / 2 + 1:
+        time.sleep(0.005)
+    shop.page_viewed(f"SKU-{number:05}")
+    if number == VIEWS - 1:
+        shop.close_for_the_night()
+    return []
+
+
 def _call_the_carrier(shop: Shop) -> None:
     shop.call_carrier([100 + number for number in range(ROUNDS)])
 
@@ -146,6 +159,8 @@ def _clicks(number: int) -> int:
 
 
 CUSTOMERS = list(range(1, 121))
+#: Pages of the shop that are viewed in a day.
+VIEWS = 60
 #: Orders that are charged anew each month.
 SUBSCRIBERS = list(range(601, 639))
 
@@ -415,6 +430,14 @@ CASES: list[Case] = [
         Load(
             "customers.send_login_code_first", lambda shop, n: shop.log_in_first([3 * n + k for k in (1, 2, 3)]),
             lane="quick", rounds=7,
+        ),
+    ),
+    Case(
+        "JD706",
+        Load("catalog.watch_price", _page_views, lane="prices", rounds=VIEWS, pause_ms=0),
+        Load(
+            "catalog.watch_price_at_leisure", lambda shop, n: shop.page_viewed_at_leisure(f"SKU-{n:05}"),
+            lane="leisure", rounds=VIEWS, pause_ms=60,
         ),
     ),
     # 8 trigger

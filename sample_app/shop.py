@@ -16,6 +16,8 @@ from sample_app.models import Customer
 
 #: Edits of one article within this many seconds lead to one reindexing.
 DEBOUNCE_S = 5
+#: Prices that may wait to be asked for.
+MOST_WATCHED = 2
 #: Timeout of jobs that charge subscriptions, in seconds.
 SUBSCRIPTIONS_S = 3
 
@@ -31,6 +33,8 @@ class Shop:
         self.refunds = Queue("refunds", connection=connection)
         self.partners = Queue("partners", connection=connection)
         self.crowded = Queue("crowded", connection=connection)
+        self.prices = Queue("prices", connection=connection)
+        self.leisure = Queue("leisure", connection=connection)
         self.logins = Queue("logins", connection=connection)
         self.quick = Queue("quick", connection=connection)
         self.index = Queue("index", connection=connection)
@@ -64,6 +68,20 @@ class Shop:
 
     def import_product_with_help(self, product_id: int) -> list[Job]:
         return [self.search.enqueue(catalog.index_product_with_help, product_id)]
+
+    def page_viewed(self, sku: str) -> list[Job]:
+        return [self.prices.enqueue(catalog.watch_price, sku)]
+
+    def close_for_the_night(self) -> None:
+        """Prices that nobody has asked for until now will be others tomorrow."""
+        for job_id in self.prices.job_ids:
+            self.prices.remove(job_id)
+
+    def page_viewed_at_leisure(self, sku: str) -> list[Job]:
+        """What is not asked for now is asked for when the page is viewed again."""
+        if len(self.leisure) >= MOST_WATCHED:
+            return []
+        return [self.leisure.enqueue(catalog.watch_price_at_leisure, sku)]
 
     def price_list_received(self, supplier: str, lines: list[PriceLine]) -> list[Job]:
         return [self.default.enqueue(catalog.take_price_list, supplier, lines)]

@@ -21,7 +21,7 @@ WIDTH = 80
 
 #: Codes that have a meaning for ever, whether or not this version has a rule for them.
 RESERVED = {
-    "JD705": "stalled-worker", "JD706": "growing-backlog",
+    "JD705": "stalled-worker",
 }  # fmt: skip
 
 

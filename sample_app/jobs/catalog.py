@@ -89,6 +89,22 @@ def _prices(first_id: int, count: int) -> list[tuple[int, int]]:
         return [(row.id, row.price_cents) for row in session.execute(query)]
 
 
+def watch_price(sku: str) -> int:
+    """Asks the supplier what an article costs now."""
+    return _watched(sku)
+
+
+def watch_price_at_leisure(sku: str) -> int:
+    """Asks the supplier what an article costs now; enqueued only while few wait for it."""
+    return _watched(sku)
+
+
+def _watched(sku: str) -> int:
+    cents = clients.supplier_offer(sku)
+    cache().set(f"watched:{sku}", cents)
+    return cents
+
+
 @dataclass
 class PriceLine:
     """A line of a supplier's price list."""

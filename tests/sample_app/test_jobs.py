@@ -36,6 +36,7 @@ SKUS = [f"SKU-{number:05}" for number in range(1, 6)]
         (catalog.warm_price_cache, catalog.warm_cache_in_one_go, [1, 50]),
         (catalog.index_product, catalog.index_product_with_help, [7]),
         (catalog.reindex_product, catalog.reindex_product_once, [7]),
+        (catalog.watch_price, catalog.watch_price_at_leisure, [SKUS[0]]),
         (payments.screen_order, payments.screen_by_cached_score, [1]),
         (payments.charge_order, payments.charge_order_then_save, [1]),
         (payments.capture_payment, payments.capture_or_decline, [1]),
