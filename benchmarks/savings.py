@@ -33,9 +33,18 @@ from jobdoctor.model import Saving, TraceRow
 
 #: Their executions end without a result, and the cure lets them do their work in the same time: what is given back is
 #: the time that was for nothing.
-LOST = frozenset({"JD306", "JD603", "JD606"})
-#: Deleted, a job gives back all of its time; its twin here was mended, and takes as long as before.
-NOT_COMPARABLE = frozenset({"JD802"})
+LOST = frozenset({"JD306", "JD606"})
+#: Pairs whose twins do something else, and why.
+NOT_COMPARABLE = {
+    "JD208": "the twin's print shop is less often busy",
+    "JD407": "slices take as much worker time, and are done sooner",
+    "JD506": "what is saved is a broken state",
+    "JD602": "the twin's bank fails less often",
+    "JD603": "the twin does not fail, and asks as often",
+    "JD802": "deleted, the job gives back all of its time; the twin was mended",
+}
+#: Twins that had the cure of another finding as well: both promise together, for calls that are not the same.
+CURED_TOO = {"JD406": "JD405"}
 
 
 @dataclass(frozen=True)
@@ -91,7 +100,8 @@ def measured(pairs: Sequence[Pair]) -> list[Measured]:
         planted = [f for f in pair.sick.findings if f.code == pair.code and f.saving_ms.mid > 0]
         if not planted or pair.code in NOT_COMPARABLE:
             continue
-        low, mid, high = (sum(getattr(f.saving_ms, end) for f in planted) for end in ("low", "mid", "high"))
+        promising = [f for f in pair.sick.findings if f.code in (pair.code, CURED_TOO.get(pair.code))]
+        low, mid, high = (sum(getattr(f.saving_ms, end) for f in promising) for end in ("low", "mid", "high"))
         if planted[0].step == "queue":
             value, error = _waits_ms(pair)
         elif pair.code in LOST:
@@ -172,6 +182,8 @@ def table(measured: Sequence[Sequence[Measured]], where: str) -> str:
             "| rule | job | predicted | middle | achieved | noise | within | error of the middle |",
             "|---|---|---|---|---|---|---|---|",
             *rows,
+            "",
+            "Not compared: " + "; ".join(f"{code} ({why})" for code, why in NOT_COMPARABLE.items()) + ".",
             "",
         ]
     )

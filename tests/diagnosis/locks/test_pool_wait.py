@@ -22,7 +22,7 @@ def test_fires_on_known_waits() -> None:
     executions = [make_execution(run_ms=1_000, groups=[group], ledger={"pool": 600, "sql": 400}) for _ in range(5)]
     finding = only(ask(PoolWait, executions))
     assert finding.cost_ms == pytest.approx(900)
-    assert finding.saving_ms.low == pytest.approx(600)
+    assert (finding.saving_ms.low, finding.saving_ms.mid) == (0.0, pytest.approx(750))  # a busy database gives nothing
     assert finding.saving_ms.high == pytest.approx(900)
     assert finding.callsite == "app/reports.py:40"
     assert "pool_size" in finding.recommendation.snippet

@@ -67,7 +67,8 @@ def test_the_jobs_that_came_so_carry_a_remark() -> None:
     assert finding.where == "around"
     assert "120 of these jobs came within 83 ms from app/prices.py:20" in finding.title
     assert finding.callsite == "app/prices.py:20"
-    assert finding.cost_ms == pytest.approx(0.7, abs=0.01)
+    # The enqueue, and what the worker spends around the body: 49 of 50 times, where a job takes 50 items.
+    assert finding.cost_ms == pytest.approx(0.98 * (0.7 + 2), abs=0.01)
     data = finding.evidence[0].data
     assert (data["storms"], data["largest"]) == (1, 120)
 

@@ -107,8 +107,10 @@ class Deadlock(TimeRule):
 
     def _finding(self, history: JobHistory, kind: str, met: _Met) -> Finding:
         looked_at = len(history.executions)
-        cost = met.lost_ns / looked_at / measure.NS_PER_MS
         lead = max(met.groups, key=lambda group: group.errors, default=None)
+        # Those that were not given up waited as long, until the others were.
+        others = _waited_ns(history, met, lead.fingerprint) if lead is not None and kind == "deadlock" else 0
+        cost = (met.lost_ns + others) / looked_at / measure.NS_PER_MS
         failure = next((each.exception for each in met.failed if each.exception and each.exception.callsite), None)
         callsite = lead.callsite if lead is not None else failure.callsite if failure is not None else ""
         share = len(met.executions) / looked_at
@@ -135,8 +137,8 @@ class Deadlock(TimeRule):
             evidence=[
                 Evidence(
                     "lock",
-                    f"{words.duration(met.lost_ns / measure.NS_PER_MS)} lost in {looked_at} executions: waiting for "
-                    f"the verdict, and work of executions that ended with it",
+                    f"{words.duration(cost * looked_at)} lost in {looked_at} executions: waiting for the verdict, and "
+                    f"work of executions that ended with it",
                     {
                         "kind": kind,
                         "errors": met.errors,
@@ -178,6 +180,18 @@ def _of(execution: Execution) -> dict[str, _Met]:
         met.failed.append(execution)
         met.lost_ns = max(met.lost_ns, execution.run_ns)
     return found
+
+
+def _waited_ns(history: JobHistory, met: _Met, statement: str) -> int:
+    """Lock waits of this statement in executions that met no error."""
+    gave_up = {execution.id for execution in met.executions}
+    return sum(
+        wait.waited_ns
+        for execution in history.executions
+        if execution.id not in gave_up
+        for wait in execution.locks
+        if wait.statement == statement
+    )
 
 
 def _kind(type_name: str, message: str) -> str | None:

@@ -44,6 +44,10 @@ _NS_PER_MS = 1_000_000
 _TICKING = frozenset({"scheduler", "cron"})
 
 
+#: Items that one job takes. Own: a mail gateway's or a database's batch.
+_SLICE = 50
+
+
 class EnqueueStorm(TimeRule):
     code = "JD805"
     name = "enqueue-storm"
@@ -125,7 +129,7 @@ class EnqueueStorm(TimeRule):
                 if self._is_storm(burst):
                     storms.append(burst)
         if storms:
-            yield self._child_finding(enqueues, storms)
+            yield self._child_finding(history, enqueues, storms)
 
     def _is_storm(self, burst: Sequence[TraceRow]) -> bool:
         """True when enough came close to one another, one by one, and then no more."""
@@ -140,7 +144,9 @@ class EnqueueStorm(TimeRule):
             for first, last in zip(burst, burst[jobs - 1 :], strict=False)
         )
 
-    def _child_finding(self, enqueues: Sequence[TraceRow], storms: Sequence[Sequence[TraceRow]]) -> Finding:
+    def _child_finding(
+        self, history: JobHistory, enqueues: Sequence[TraceRow], storms: Sequence[Sequence[TraceRow]]
+    ) -> Finding:
         largest = max(storms, key=len)
         rows = [row for storm in storms for row in storm]
         lasted = (largest[-1].created_at_ns - largest[0].created_at_ns) / _NS_PER_MS
@@ -149,16 +155,21 @@ class EnqueueStorm(TimeRule):
         parent = parents.most_common(1)[0][0] if parents else ""
         line = lines.most_common(1)[0][0] if lines else ""
         source = parent or line or "one trigger"
-        # What a slice would share: the round trip of the enqueue. What the worker spends around each body is on top.
+        # What the jobs of a slice share: the round trip of the enqueue and what a worker spends around each body; at
+        # most the bodies, too, where one statement or request does for all.
         gap = _middle_gap_ms(largest)
-        cost = gap * len(rows) / len(enqueues)
+        run = mean_run_ms(rows)
+        around = max(0.0, run - measure.body_ms(measure.typical(history)))
+        stormy = (1 - 1 / _SLICE) * len(rows) / len(enqueues)
+        cost = (gap + around) * stormy
+        most = (gap + run) * stormy
         return self.finding(
             severity="info",
             where="around",
             confidence=0.9 if parent or line else 0.7,
             title=f"{len(largest)} of these jobs came within {measure.words_ms(lasted)} from {source}, one by one",
             cost_ms=cost,
-            saving=(0.5 * cost, 0.8 * cost, cost),
+            saving=(0.8 * cost, (cost + most) / 2, most),
             text=(
                 f"Where they are enqueued{f' ({line})' if line else ''}, use enqueue_many, or give one job a slice of "
                 f"the items: {measure.words_count(len(largest))} jobs of {measure.words_ms(mean_run_ms(largest))} each "
