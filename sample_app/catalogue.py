@@ -153,6 +153,11 @@ def _edit_thrice(edited: Callable[[int], list[Job]], number: int) -> list[Job]:
     return [job for _ in range(3) for job in edited(number + 1)]
 
 
+def _truck(number: int) -> list[int]:
+    """Every third truck has a parcel that nobody has entered."""
+    return [3 * number + 1, 3 * number + 2, 999_999 if number % 3 == 0 else 3 * number + 3]
+
+
 def _clicks(number: int) -> int:
     """Two customers are impatient."""
     return 2 if number in (1, 3) else 1
@@ -433,6 +438,14 @@ CASES: list[Case] = [
         ),
     ),
     Case(
+        "JD705",
+        Load("shipping.print_manifest", lambda shop, n: shop.truck_loaded(_truck(n)), lane="alerts"),
+        Load(
+            "shipping.print_manifest_of_known", lambda shop, n: shop.truck_loaded_with_known(_truck(n + ROUNDS)),
+            lane="alerts",
+        ),
+    ),
+    Case(
         "JD706",
         Load("catalog.watch_price", _page_views, lane="prices", rounds=VIEWS, pause_ms=0),
         Load(
@@ -454,7 +467,7 @@ CASES: list[Case] = [
     Case(
         "JD803",
         Load("shipping.tariffs", lambda shop, n: shop.tariff_page(), rounds=7, work=1 / 7),
-        _tidy("shipping.keep_tariffs", lambda shop, n: shop.tariffs_changed(), rounds=3, work=1 / 3),
+        _tidy("shipping.keep_tariffs", lambda shop, n: shop.tariffs_changed(), rounds=3),
     ),
     Case(
         "JD804",

@@ -18,6 +18,8 @@ from sample_app.models import Customer
 DEBOUNCE_S = 5
 #: Prices that may wait to be asked for.
 MOST_WATCHED = 2
+#: Timeout of jobs that print a truck's manifest, in seconds.
+MANIFEST_S = 2
 #: Timeout of jobs that charge subscriptions, in seconds.
 SUBSCRIPTIONS_S = 3
 
@@ -365,6 +367,12 @@ class Shop:
 
     def announce_over_one_connection(self, shipment_ids: list[int]) -> list[Job]:
         return [self.tidy.enqueue(shipping.announce_over_one_connection, shipment_ids)]
+
+    def truck_loaded(self, shipment_ids: list[int]) -> list[Job]:
+        return [self.alerts.enqueue(shipping.print_manifest, shipment_ids, job_timeout=MANIFEST_S)]
+
+    def truck_loaded_with_known(self, shipment_ids: list[int]) -> list[Job]:
+        return [self.alerts.enqueue(shipping.print_manifest_of_known, shipment_ids, job_timeout=MANIFEST_S)]
 
     def routes(self, day: str) -> list[Job]:
         return [self.crowded.enqueue(shipping.plan_routes, day)]

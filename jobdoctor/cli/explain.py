@@ -19,11 +19,6 @@ if TYPE_CHECKING:
 
 WIDTH = 80
 
-#: Codes that have a meaning for ever, whether or not this version has a rule for them.
-RESERVED = {
-    "JD705": "stalled-worker",
-}  # fmt: skip
-
 
 @click.command("explain", short_help="Print one rule's documentation and limits.")
 @click.argument("code")
@@ -44,11 +39,6 @@ def find(code: str, rules: list[Rule]) -> Rule:
     by_word = {word: rule for rule in rules for word in (rule.code.lower(), rule.name)}
     if wanted in by_word:
         return by_word[wanted]
-    for reserved, name in RESERVED.items():
-        if wanted in (reserved.lower(), name):
-            raise ConfigError(
-                f"this version has no rule for {reserved} {name} yet", "run `jobdoctor rules` for those it has"
-            )
     close = [by_word[word] for word in difflib.get_close_matches(wanted, by_word, n=3, cutoff=0.6)]
     meant = list(dict.fromkeys(f"{rule.code} {rule.name}" for rule in close))
     hint = f"did you mean {' or '.join(meant)}?" if meant else "run `jobdoctor rules` for all of them"

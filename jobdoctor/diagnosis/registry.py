@@ -54,6 +54,7 @@ RULES: dict[str, tuple[str, str]] = {
     "JD702": ("queue.underprovisioned", "Underprovisioned"),
     "JD703": ("queue.mixed_durations", "MixedDurations"),
     "JD704": ("queue.slo_missed", "SloMissed"),
+    "JD705": ("queue.stalled_worker", "StalledWorker"),
     "JD706": ("queue.growing_backlog", "GrowingBacklog"),
     "JD801": ("trigger.duplicate_enqueues", "DuplicateEnqueues"),
     "JD802": ("trigger.no_effect", "NoEffect"),

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import datetime as dt
+import queue
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import requests
 from sqlalchemy import select, update
@@ -81,6 +84,36 @@ def announce_over_one_connection(shipment_ids: list[int]) -> int:
         answer = clients.http().put(f"{clients.upstream_url()}/parcels/{shipment_id}", timeout=clients.TIMEOUT)
         answer.raise_for_status()
     return len(shipment_ids)
+
+
+def print_manifest(shipment_ids: list[int]) -> int:
+    """Prints the lines of a truck's manifest while a thread looks them up."""
+    lines: queue.Queue[str] = queue.Queue()
+
+    def look_up() -> None:
+        for shipment_id in shipment_ids:
+            lines.put(_manifest_line(shipment_id))
+
+    threading.Thread(target=look_up, daemon=True).start()
+    return _printed(shipment_ids, [lines.get() for _ in shipment_ids])
+
+
+def print_manifest_of_known(shipment_ids: list[int]) -> int:
+    """Prints the lines of a truck's manifest while a thread looks them up; parcels that nobody knows are left out."""
+    with ThreadPoolExecutor(1) as threads:
+        coming = [threads.submit(_manifest_line, shipment_id) for shipment_id in shipment_ids]
+        lines = [line.result(timeout=clients.TIMEOUT) for line in coming if not line.exception(clients.TIMEOUT)]
+    return _printed(shipment_ids, lines)
+
+
+def _manifest_line(shipment_id: int) -> str:
+    with db.new_session() as session:
+        return f"{shipment_id}: {session.get_one(Shipment, shipment_id).status}"
+
+
+def _printed(shipment_ids: list[int], lines: list[str]) -> int:
+    cache().set(f"manifest:{shipment_ids[0]}", "\n".join(lines))
+    return len(lines)
 
 
 def plan_routes(day: str) -> int:

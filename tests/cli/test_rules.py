@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from jobdoctor.cli.explain import RESERVED
 from jobdoctor.cli.main import cli
 from jobdoctor.diagnosis import registry
 
@@ -65,8 +64,6 @@ def test_the_projects_own_limits_are_shown(tmp_path: Path, monkeypatch: pytest.M
         ("n-plus-one-quer", "did you mean JD401 n-plus-one-query"),
         ("", "run `jobdoctor rules` for all of them"),
         ("\x1b[31m", "there is no rule"),
-        ("JD705", "this version has no rule for JD705 stalled-worker yet; run `jobdoctor rules`"),
-        ("stalled-worker", "this version has no rule for JD705 stalled-worker yet"),
     ],
 )
 def test_unknown_codes(word: str, said: str) -> None:
@@ -75,10 +72,6 @@ def test_unknown_codes(word: str, said: str) -> None:
     assert said in result.stderr
     assert "\x1b" not in result.stderr
     assert len(result.stderr.splitlines()) == 1
-
-
-def test_reserved_codes_are_those_without_a_rule() -> None:
-    assert not set(RESERVED) & set(CODES)
 
 
 def test_a_rule_that_cannot_be_loaded_hides_no_other(monkeypatch: pytest.MonkeyPatch) -> None:

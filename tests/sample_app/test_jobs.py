@@ -37,6 +37,7 @@ SKUS = [f"SKU-{number:05}" for number in range(1, 6)]
         (catalog.index_product, catalog.index_product_with_help, [7]),
         (catalog.reindex_product, catalog.reindex_product_once, [7]),
         (catalog.watch_price, catalog.watch_price_at_leisure, [SKUS[0]]),
+        (shipping.print_manifest, shipping.print_manifest_of_known, [[1, 2, 3]]),
         (payments.screen_order, payments.screen_by_cached_score, [1]),
         (payments.charge_order, payments.charge_order_then_save, [1]),
         (payments.capture_payment, payments.capture_or_decline, [1]),
@@ -243,6 +244,10 @@ def test_a_login_code_is_sent_and_kept(shop_engine: Engine) -> None:
     for number, send in enumerate((customers.send_login_code, customers.send_login_code_first), 1):
         assert send(number) == 1
         assert len(str(cache.cache().get(f"login:{number}"))) == 6
+
+
+def test_a_parcel_that_nobody_knows_is_left_out(shop_engine: Engine) -> None:
+    assert shipping.print_manifest_of_known([1, 999_999, 2]) == 2
 
 
 def test_a_gift_card_is_taken_from_stock_at_each_attempt_or_with_the_one_that_sends_it(shop_engine: Engine) -> None:

@@ -42,7 +42,7 @@ class TimeoutMisfit(Rule):
     name = "timeout-misfit"
     step = "retries"
     kind = "timeout"
-    related_to = ("JD606", "JD601", "JD201", "JD202", "JD305", "JD501", "JD502")
+    related_to = ("JD606", "JD601", "JD201", "JD202", "JD305", "JD501", "JD502", "JD705")
 
     min_cut = Limit(2, "executions", "executions cut off below which the rule is silent", "own: once may be an outage")
     cut_share = Limit(
