@@ -36,6 +36,7 @@ class Shop:
         self.partners = Queue("partners", connection=connection)
         self.crowded = Queue("crowded", connection=connection)
         self.prices = Queue("prices", connection=connection)
+        self.urgent = Queue("urgent", connection=connection)
         self.leisure = Queue("leisure", connection=connection)
         self.logins = Queue("logins", connection=connection)
         self.quick = Queue("quick", connection=connection)
@@ -121,7 +122,7 @@ class Shop:
         return [self.logins.enqueue(customers.send_login_code, customer_id) for customer_id in customer_ids]
 
     def log_in_first(self, customer_ids: list[int]) -> list[Job]:
-        return [self.quick.enqueue(customers.send_login_code_first, customer_id) for customer_id in customer_ids]
+        return [self.urgent.enqueue(customers.send_login_code_first, customer_id) for customer_id in customer_ids]
 
     def routes_changed(self, day: str) -> list[Job]:
         return [self.logins.enqueue(shipping.plan_routes, day)]
@@ -292,12 +293,12 @@ class Shop:
     def settled_or_put_off(self, order_id: int) -> list[Job]:
         return [self.tidy.enqueue(payments.settle_or_put_off, order_id)]
 
-    def window_dressed(self, skus: list[str]) -> list[Job]:
+    def window_dressed(self, skus: list[str], quantity: int) -> list[Job]:
         """Two people carry the same articles, one from the left and one from the right."""
-        return [self.busy.enqueue(stock.move_stock, order, 1) for order in (skus, skus[::-1])]
+        return [self.busy.enqueue(stock.move_stock, order, quantity) for order in (skus, skus[::-1])]
 
-    def window_dressed_in_order(self, skus: list[str]) -> list[Job]:
-        return [self.busy.enqueue(stock.move_stock_in_order, order, 1) for order in (skus, skus[::-1])]
+    def window_dressed_in_order(self, skus: list[str], quantity: int) -> list[Job]:
+        return [self.busy.enqueue(stock.move_stock_in_order, order, quantity) for order in (skus, skus[::-1])]
 
     def declare(self, shipment_id: int) -> list[Job]:
         return [self.partners.enqueue(shipping.declare_parcel, shipment_id, job_timeout=1)]

@@ -40,7 +40,7 @@ def send_login_code(customer_id: int) -> int:
 
 
 def send_login_code_first(customer_id: int) -> int:
-    """Sends a customer, who waits for it, the code to log in with; enqueued where nothing long is in the way."""
+    """Sends a customer, who waits for it, the code to log in with; enqueued where workers look first."""
     return _send_code(customer_id)
 
 
