@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from jobdoctor.diagnosis.checklist.retries.always_failing import AlwaysFailing
+from jobdoctor.diagnosis.engine import group
 from jobdoctor.diagnosis.rule import NotChecked
-from jobdoctor.model import Finding, TraceRow
+from jobdoctor.model import Finding, Recommendation, Saving, TraceRow
 from tests.builders import make_execution, make_history
 from tests.diagnosis.asking import only
 from tests.diagnosis.traffic import MAIL, attempts, diagnosed, history_of
@@ -96,3 +97,14 @@ def test_it_is_inside_the_job() -> None:
     diagnosis = diagnosed(MAIL, ended(8))
     assert diagnosis.verdict.where == "inside"
     assert [f.code for f in diagnosis.findings if f.part_of is None and f.severity != "info"] == ["JD606"]
+
+
+def test_a_job_that_is_killed_each_time_is_one_story() -> None:
+    always = only(ask(ended(8, error="killed")))
+    killed = Finding(
+        code="JD306", name="killed", step="internals", severity="critical", confidence=0.9, where="inside", title="",
+        cost_ms=always.cost_ms, saving_ms=Saving(400, 800, 800), recommendation=Recommendation("memory", ""),
+        callsite="app/reports.py:85",
+    )  # fmt: skip
+    grouped = group([killed, always], {"JD606": AlwaysFailing.related_to})
+    assert [(finding.code, finding.part_of) for finding in grouped] == [("JD306", None), ("JD606", "JD306")]

@@ -117,7 +117,7 @@ class CommitPerRow(TimeRule):
             confidence=confidence,
             title=f"{words_count(calls.count)} {what} from {first.callsite or 'an unknown line'}, "
             f"one for each {'row' if per_commit < 1.5 else f'{words_count(per_commit)} rows'}",
-            cost_ms=calls.total_ms,
+            cost_ms=max(calls.total_ms, saving[1]),
             saving=saving,
             text="Commit once for all, or once for each chunk. A savepoint for each item keeps one failure from losing "
             "the others." + (_BY_ITSELF if _commits_alone(first) else ""),

@@ -122,7 +122,7 @@ class NPlusOneHttp(TimeRule):
             confidence=0.86 + 0.06 * (feeding is not None) + 0.05 * growth.proven,
             title=f"{words_count(calls.count)} requests of {template} from {first.callsite or 'an unknown line'}, "
             "one after the other",
-            cost_ms=calls.total_ms,
+            cost_ms=max(calls.total_ms, saving[1]),
             saving=saving,
             text=f"Ask {first.target or 'the service'} for all of them in one request. Where it has no bulk endpoint, "
             "make the requests beside one another over one session, with a bound, or cache what does not change.",

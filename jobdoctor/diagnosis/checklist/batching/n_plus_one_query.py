@@ -160,7 +160,7 @@ class NPlusOneQuery(TimeRule):
             severity=severity,
             confidence=confidence,
             title=f"{words_count(calls.count)} queries {what} from {first.callsite or 'an unknown line'}",
-            cost_ms=calls.total_ms,
+            cost_ms=max(calls.total_ms, saving[1]),
             saving=saving,
             text=text,
             snippet=snippet,

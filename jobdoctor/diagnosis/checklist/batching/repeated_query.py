@@ -92,7 +92,7 @@ class RepeatedQuery(TimeRule):
             confidence=0.9 + 0.05 * growth.proven,
             title=f"{words_count(calls.count)} queries of {tables} from {first.callsite or 'an unknown line'}, "
             f"{different}",
-            cost_ms=calls.total_ms,
+            cost_ms=max(calls.total_ms, wasted + library[0]),
             saving=(floor, wasted + library[0], wasted + library[1]),
             text="Ask once and keep the answer for the execution. What changes rarely can be cached across executions "
             "with an expiry.",

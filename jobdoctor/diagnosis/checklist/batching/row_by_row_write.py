@@ -109,7 +109,7 @@ class RowByRowWrite(TimeRule):
             confidence=0.88 + 0.07 * growth.proven,
             title=f"{words_count(count)} {first.operation.upper()}s of {tables} from "
             f"{first.callsite or 'an unknown line'}, one row at a time",
-            cost_ms=calls.total_ms,
+            cost_ms=max(calls.total_ms, saving[1]),
             saving=saving,
             text="Collect the rows and write them together. One statement takes about 1,000 rows in little more time "
             "than it takes a few single ones.",

@@ -102,7 +102,7 @@ class Sleeping(Rule):
             severity=severity,
             confidence=0.95 if first is not None else 0.75,
             title=title,
-            cost_ms=slept,
+            cost_ms=slept + asking,
             saving=(slept * 0.8, slept * 0.95 + asking / 2, slept + asking),
             text=text,
             snippet=f"# {first.callsite if first else function}: instead of the sleep\n"

@@ -89,7 +89,7 @@ class StuckBehindHeavyJobs(WaitRule):
         waited = mean_wait_ms(rows)
         cost = shares.overlap_ns(heavy) / shares.waits / _NS_PER_MS
         under_way = shares.residual_ns(heavy) / shares.waits / _NS_PER_MS
-        low, high = max(0.0, cost - under_way), max(cost, waited)  # behind whom ever, with a worker of its own
+        low, high = max(0.0, cost - under_way), max(cost, waited)  # with a worker of its own it is behind nobody
         queue = queues_of(rows)[0]
         main = heavy[0]
         worst = max(rows, key=wait_ms)
@@ -102,7 +102,7 @@ class StuckBehindHeavyJobs(WaitRule):
             ),
             cost_ms=cost,
             # The advice is a worker of its own, beside going first.
-            saving=(low, low + _OWN_WORKER * (high - low), high),
+            saving=(low, low + _OWN_WORKER * (cost - low), high),
             text=(
                 f"Give the job a queue of its own, before {queue} in the workers' order, and one worker that takes "
                 f"nothing else. {main} takes {measure.words_ms(services[main].mean_s * 1_000)} each time, "

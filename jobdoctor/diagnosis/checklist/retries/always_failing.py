@@ -99,7 +99,7 @@ class AlwaysFailing(Rule):
                     "errors": dict(errors.most_common(5)),
                     "message_shape": info.message_shape if info else "",
                     "callsite": info.callsite if info else "",
-                    "target": main_error,
+                    "error": main_error,
                 },
             )
         ]
