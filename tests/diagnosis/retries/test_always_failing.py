@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from msgspec.structs import replace
 
 from jobdoctor.diagnosis.checklist.retries.always_failing import AlwaysFailing
 from jobdoctor.diagnosis.engine import group
@@ -100,7 +101,9 @@ def test_it_is_inside_the_job() -> None:
 
 
 def test_a_job_that_is_killed_each_time_is_one_story() -> None:
-    always = only(ask(ended(8, error="killed")))
+    history = history_of(MAIL, ended(8, "killed", error="killed"))
+    executions = [replace(execution, exception=None) for execution in history.executions]  # no time for one
+    always = only(list(AlwaysFailing().check(replace(history, executions=executions))))
     killed = Finding(
         code="JD306", name="killed", step="internals", severity="critical", confidence=0.9, where="inside", title="",
         cost_ms=always.cost_ms, saving_ms=Saving(400, 800, 800), recommendation=Recommendation("memory", ""),
