@@ -80,10 +80,11 @@ PLANNED = {row.split()[0]: row.split()[1:] for row in CHECKLIST.strip().splitlin
 
 #: What this version checks.
 CODES = (
-    "JD101", "JD102", "JD103", "JD104", "JD105", "JD201", "JD202", "JD203", "JD204", "JD205", "JD206", "JD207", "JD208",
-    "JD301", "JD302", "JD303", "JD304", "JD305", "JD306", "JD307", "JD401", "JD402", "JD403", "JD404", "JD405", "JD406",
-    "JD407", "JD408", "JD501", "JD502", "JD503", "JD504", "JD505", "JD506", "JD601", "JD602", "JD603", "JD604", "JD605", "JD606", "JD701", "JD702", "JD703", "JD704", "JD705", "JD706",
-    "JD801", "JD802", "JD803", "JD804", "JD805", "JD806",
+    "JD101", "JD102", "JD103", "JD104", "JD105", "JD201", "JD202", "JD203", "JD204", "JD205", "JD206", "JD207",
+    "JD208", "JD301", "JD302", "JD303", "JD304", "JD305", "JD306", "JD307", "JD401", "JD402", "JD403", "JD404",
+    "JD405", "JD406", "JD407", "JD408", "JD501", "JD502", "JD503", "JD504", "JD505", "JD506", "JD601", "JD602",
+    "JD603", "JD604", "JD605", "JD606", "JD701", "JD702", "JD703", "JD704", "JD705", "JD706", "JD801", "JD802",
+    "JD803", "JD804", "JD805", "JD806",
 )  # fmt: skip
 
 
