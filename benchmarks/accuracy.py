@@ -15,7 +15,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from benchmarks.machine import heading
-from benchmarks.shop_runs import Pair, runs
+from benchmarks.shop_runs import Pair, recorded, runs
 
 ALARMS = ("critical", "warning")
 
@@ -23,10 +23,11 @@ ALARMS = ("critical", "warning")
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--stores", type=Path, nargs="+", help="of demos that were kept, instead of new runs")
     parser.add_argument("--output", type=Path, help="write the table there, too")
     options = parser.parse_args()
     loads = [os.getloadavg()[0]]
-    every = list(runs(options.runs))
+    every = list(map(recorded, options.stores) if options.stores else runs(options.runs))
     text = table(every, heading("python benchmarks/accuracy.py", [*loads, os.getloadavg()[0]]))
     print(text)
     if options.output is not None:
