@@ -107,10 +107,15 @@ def test_other_threads_are_read_too() -> None:
 
     with forked(body) as pid:
         reader = StackReader(pid)
-        (stack,) = reader.other_stacks(3)
+        asleep = line_of(in_a_thread, "time.sleep")
+        until = time.monotonic() + 10
+        stacks = reader.other_stacks(3)
+        while not (stacks and stacks[0][0].line == asleep) and time.monotonic() < until:  # the thread may be on its way
+            stacks = reader.other_stacks(3)
+        (stack,) = stacks
         assert reader.other_stacks(0) == []
         reader.close()
-    assert stack[0].line == line_of(in_a_thread, "time.sleep")
+    assert stack[0].line == asleep
     assert stack[1].function == "Thread.run"
 
 

@@ -23,6 +23,9 @@ from tests.integration import death_jobs
 from tests.integration.recordings import executions
 
 MIB = 1 << 20
+#: One process runs the batches of deaths that many tests look at.
+pytestmark = pytest.mark.xdist_group("deaths")
+
 #: Where a memory limit can be set for a worker; see :func:`limited_group`.
 _V2, _V1 = pathlib.Path("/sys/fs/cgroup"), pathlib.Path("/sys/fs/cgroup/memory")
 
