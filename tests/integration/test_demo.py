@@ -88,10 +88,10 @@ def test_every_report_in_json_is_what_the_schema_says(outcome: dict[str, Any], r
 
 
 def test_no_recording_was_lost(outcome: dict[str, Any]) -> None:
-    """Each job ran as often as the shop enqueued it, at least once in each round."""
+    """Each job ran as often as the shop enqueued it: at least once in each round that waits for its jobs."""
     for case, planned in zip(outcome["cases"], CASES, strict=True):
-        assert case["sick"]["executions"] >= rounds_of(planned.sick, True)
-        assert case["healthy"]["executions"] >= rounds_of(planned.healthy, True)
+        for found, load in ((case["sick"], planned.sick), (case["healthy"], planned.healthy)):
+            assert found["executions"] >= (rounds_of(load, True) if load.pause_ms is None else 1)
 
 
 def test_nothing_is_left_running(outcome: dict[str, Any], reports: Path) -> None:
