@@ -82,7 +82,10 @@ def _alarmed(pair: Pair) -> list[str]:
 
 
 def _listed(codes: Counter[str]) -> str:
-    return ", ".join(f"{code} ({number})" for code, number in codes.most_common()) or "-"
+    return (
+        ", ".join(f"{code} ({number})" for code, number in sorted(codes.items(), key=lambda each: (-each[1], each[0])))
+        or "-"
+    )
 
 
 if __name__ == "__main__":

@@ -93,4 +93,4 @@ def test_the_confusion_table_counts_found_first_and_false_alarms() -> None:
     assert "Recall 2 of 3 (66.7%); healthy twins with a warning 1 of 3 (33.3%)." in text
     assert "| JD402 | 1 of 1 | 1 of 1 | JD401 (1) | - |" in text
     assert "| JD401 | 1 of 1 | 0 of 1 | JD402 (1) | JD301 (1) |" in text
-    assert "| JD404 | 0 of 1 | 0 of 1 | JD402 (1), JD401 (1) | - |" in text
+    assert "| JD404 | 0 of 1 | 0 of 1 | JD401 (1), JD402 (1) | - |" in text
