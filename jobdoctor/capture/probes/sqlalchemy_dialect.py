@@ -32,7 +32,6 @@ from jobdoctor.capture.probes.statements import (
     track,
 )
 from jobdoctor.capture.recorder import Call, Recorder
-from jobdoctor.capture.relationships import lazily
 
 LIBRARY = "sqlalchemy"
 #: SQLAlchemy's names for one kind of server.
@@ -272,33 +271,13 @@ def _transaction_end(original: Callable[..., Any], word: str) -> Callable[..., A
     return end
 
 
-def _lazy_load(original: Callable[..., Any]) -> Callable[..., Any]:
-    @functools.wraps(original)
-    def _emit_lazyload(self: Any, *args: Any, **kwargs: Any) -> Any:
-        if recorder.current is None:
-            return original(self, *args, **kwargs)
-        try:
-            token = relationship.set(lazily(f"{self.parent.class_.__name__}.{self.key}", "select"))
-        except Exception as error:
-            if foreign(error):
-                raise
-            return original(self, *args, **kwargs)
-        try:
-            return original(self, *args, **kwargs)
-        finally:
-            relationship.reset(token)
-
-    return _emit_lazyload
-
-
 class SqlAlchemyProbe(Probe):
-    """Statements, commits and rollbacks through SQLAlchemy, Core and ORM, with the lazy load that made them."""
+    """Statements, commits and rollbacks through SQLAlchemy, Core and ORM."""
 
     channel: ClassVar[str] = "sql"
     library: ClassVar[str] = LIBRARY
     modules: ClassVar[tuple[str, ...]] = (
         "sqlalchemy.engine.default",
-        "sqlalchemy.orm.strategies",
         # Dialects with an executemany of their own.
         "sqlalchemy.dialects.postgresql.psycopg2",
         "sqlalchemy.dialects.mysql.mysqldb",
@@ -307,7 +286,7 @@ class SqlAlchemyProbe(Probe):
     )
 
     def patch(self, module: ModuleType) -> None:
-        """Replace the dialect's methods, and the ORM's emission of a lazy load (its class was renamed in 2.1)."""
+        """Replace the dialect's methods."""
         m: Any = module
         name = module.__name__
         if name == "sqlalchemy.engine.default":
@@ -317,9 +296,6 @@ class SqlAlchemyProbe(Probe):
             self.replace(dialect, "do_execute_no_params", _execute_no_params)
             self.replace(dialect, "do_commit", lambda original: _transaction_end(original, "COMMIT"))
             self.replace(dialect, "do_rollback", lambda original: _transaction_end(original, "ROLLBACK"))
-        elif name == "sqlalchemy.orm.strategies":
-            loader = getattr(m, "_LazyLoader", None) or m.LazyLoader
-            self.replace(loader, "_emit_lazyload", _lazy_load)
         else:
             for kind in vars(m).values():
                 if isinstance(kind, type) and kind.__module__ == name:

@@ -1,4 +1,4 @@
-"""What SQLAlchemy's ORM loads beside lazy relationships when it is touched: deferred columns, dynamic relationships.
+"""What SQLAlchemy's ORM loads when it is touched: lazy relationships, deferred columns, dynamic relationships.
 
 The statement is recorded by the dialect's probe, and gets the name of what was touched.
 """
@@ -15,6 +15,10 @@ from jobdoctor.capture.probes.base import Probe, foreign
 from jobdoctor.capture.probes.sqlalchemy_dialect import LIBRARY
 from jobdoctor.capture.probes.statements import relationship
 from jobdoctor.capture.relationships import lazily
+
+
+def _relationship(loader: Any) -> str:
+    return lazily(f"{loader.parent.class_.__name__}.{loader.key}", "select")
 
 
 def _column(loader: Any) -> str:
@@ -45,7 +49,7 @@ def _named(original: Callable[..., Any], name_of: Callable[[Any], str]) -> Calla
 
 
 class SqlAlchemyLoadingProbe(Probe):
-    """Names of deferred columns and dynamic relationships. Their classes were renamed in 2.1."""
+    """Names of lazy and dynamic relationships and of deferred columns. Their classes were renamed in 2.1."""
 
     channel: ClassVar[str] = "sql"
     library: ClassVar[str] = LIBRARY
@@ -55,6 +59,8 @@ class SqlAlchemyLoadingProbe(Probe):
         """Replace what makes the statement."""
         m: Any = module
         if module.__name__ == "sqlalchemy.orm.strategies":
+            lazy = getattr(m, "_LazyLoader", None) or m.LazyLoader
+            self.replace(lazy, "_emit_lazyload", lambda original: _named(original, _relationship))
             loader = getattr(m, "_DeferredColumnLoader", None) or m.DeferredColumnLoader
             self.replace(loader, "_load_for_state", lambda original: _named(original, _column))
         else:
