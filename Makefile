@@ -36,10 +36,10 @@ bench: $(STAMP) $(AGENTS)/.installed ## Measure what recording costs, and what o
 
 $(AGENTS)/.installed: $(STAMP) benchmarks/agents.txt
 	@test -x $(AGENTS)/bin/python || $(PYTHON) -m venv $(AGENTS)
-	@grep -Eiv '^(sqlalchemy|wrapt)==' constraints.txt > $(AGENTS)/constraints.txt
+	@grep -Eiv '^(sqlalchemy|wrapt|opentelemetry-[a-z-]+)==' constraints.txt > $(AGENTS)/constraints.txt
 	@$(AGENTS)/bin/python -m pip install -qq --disable-pip-version-check -c constraints.txt pip
 	@$(AGENTS)/bin/python -m pip install -qq --disable-pip-version-check -c $(AGENTS)/constraints.txt -e '.[demo]' 'wrapt<2' 'SQLAlchemy<2.1'
-	@$(AGENTS)/bin/python -m pip install -qq --disable-pip-version-check -c $(AGENTS)/constraints.txt -r benchmarks/agents.txt \
+	@$(AGENTS)/bin/python -m pip install -q --disable-pip-version-check -c $(AGENTS)/constraints.txt -r benchmarks/agents.txt \
 		|| echo "The other agents could not be installed: they are left out"
 	@touch $@
 
