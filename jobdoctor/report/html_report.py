@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import json
+import math
 import re
 from collections.abc import Sequence
 from functools import cache
 from importlib.resources import files
 from typing import Any
 
+import msgspec
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 from msgspec import Struct
@@ -46,6 +49,16 @@ _SHELL = re.compile(r"^\s*(\$ |rq |jobdoctor |pip |export |[A-Z_]+=\S+ \w)")
 _TOML = re.compile(r"^\s*\[[\w.]+\]\s*$", re.MULTILINE)
 
 
+#: What makes up the one style and the one script of a page, in this order.
+STYLES = ("report.css", "charts.css")
+SCRIPTS = ("report.js",)
+CHART_STYLES = (*STYLES, "vendor/uPlot.min.css")
+CHART_SCRIPTS = (*SCRIPTS, "vendor/uPlot.iife.min.js")
+
+#: Inside of <script>, HTML knows three ways out: "</script", "<!--" and "<script". None is left without "<".
+_JSON_ESCAPES = {ord("<"): "\\u003c", ord(">"): "\\u003e", ord("&"): "\\u0026", 0x2028: "\\u2028", 0x2029: "\\u2029"}
+
+
 class IndexRow(Struct, frozen=True):
     """A job in the index: its context, and the name of its report's file beside the index."""
 
@@ -55,13 +68,14 @@ class IndexRow(Struct, frozen=True):
 
 def render(context: ReportContext) -> str:
     """The report of one job."""
-    return _page("report.html", title=f"{words.clean(context.job)} · jobdoctor", report=context)
+    title = f"{words.clean(context.job)} · jobdoctor"
+    return _page("report.html", CHART_STYLES, CHART_SCRIPTS, title=title, report=context)
 
 
 def render_index(rows: Sequence[IndexRow]) -> str:
     """The page that lists the reports, the most worker time to give back first."""
     ranked = sorted(rows, key=lambda row: (-row.context.saving_ms * row.context.executions, row.context.job))
-    return _page("index.html", title="Jobs · jobdoctor", rows=ranked)
+    return _page("index.html", STYLES, SCRIPTS, title="Jobs · jobdoctor", rows=ranked)
 
 
 def code_html(text: str, language: str = "") -> Markup:
@@ -92,6 +106,25 @@ def first_sentence(text: str) -> tuple[str, str]:
     """The sentence that says what to do, without its final period, and the rest."""
     first, _, rest = text.partition(". ")
     return first.removesuffix("."), rest
+
+
+def json_block(value: Any) -> Markup:
+    """JSON for a <script type="application/json">: nothing in it ends the element. Unknown numbers are null."""
+    text = json.dumps(_cleaned(value), ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    return Markup(text.translate(_JSON_ESCAPES))  # noqa: S704 -- no "<" is left
+
+
+def _cleaned(value: Any) -> Any:
+    if isinstance(value, str):
+        return words.clean(value)
+    if isinstance(value, dict):
+        return {words.clean(str(key)): _cleaned(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        # Columns of numbers are long.
+        return [one if type(one) is int else _cleaned(one) for one in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return _cleaned(msgspec.to_builtins(value)) if isinstance(value, Struct) else value
 
 
 def _language(text: str) -> str:
@@ -131,6 +164,7 @@ def _environment() -> Environment:
         "prose": prose,
         "first_sentence": first_sentence,
         "snippet": snippet_html,
+        "json_block": json_block,
         "class_word": _class_word,
         "shown": shown,
         "stack": charts.stack,
@@ -167,11 +201,16 @@ def content_security_policy(style: str, script: str) -> str:
     )
 
 
-def _page(template: str, **values: Any) -> str:
-    style, script = _static("report.css"), _static("report.js")
+def _page(template: str, styles: Sequence[str], scripts: Sequence[str], **values: Any) -> str:
+    style, script = _joined(styles), _joined(scripts)
     return _environment().get_template(template).render(
-        style=Markup(style),  # noqa: S704 -- our own file
+        style=Markup(style),  # noqa: S704 -- our own files
         script=Markup(script),  # noqa: S704
         policy=content_security_policy(style, script),
         **values,
     ) + "\n"  # fmt: skip
+
+
+@cache
+def _joined(names: Sequence[str]) -> str:
+    return "\n".join(_static(name) for name in names)
