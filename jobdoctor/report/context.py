@@ -16,10 +16,8 @@ from jobdoctor.model import (
     Execution,
     KeptPrediction,
     LockWait,
-    Payload,
     Quantiles,
     Status,
-    TraceRow,
     Verdict,
 )
 from jobdoctor.report.attempts import Attempts, attempts
@@ -27,16 +25,18 @@ from jobdoctor.report.calls import CallTable, call_table
 from jobdoctor.report.capture import Capture, capture
 from jobdoctor.report.deaths import DeathCard, death_cards
 from jobdoctor.report.distribution import Distribution, distribution
-from jobdoctor.report.exemplars import Exemplar, exemplars
+from jobdoctor.report.exemplars import ExecutionDetail, Exemplar, details, exemplars
 from jobdoctor.report.findings import FindingView, StepView, finding_views, step_views
+from jobdoctor.report.headline import Headline, headline
 from jobdoctor.report.ledger import Ledger, ledger_view
 from jobdoctor.report.over_time import OverTime, over_time
+from jobdoctor.report.payload import PayloadTree, payload_tree
 from jobdoctor.report.profile_tree import ProfileTree, profile_tree
 from jobdoctor.report.queue_wait import QueueWait, queue_wait
 from jobdoctor.report.timeline import Timeline, Usage, timeline, usage
+from jobdoctor.report.triggers import Triggers, triggers
 
 SHOWN_LOCKS = 20
-SHOWN_TRIGGERS = 12
 SHOWN_PREDICTIONS = 8
 #: Main findings on the report's first screen.
 TOP_FINDINGS = 3
@@ -53,20 +53,6 @@ class LockRow(Struct, frozen=True):
     max_ms: float
 
 
-class TriggerRow(Struct, frozen=True):
-    kind: str
-    callsite: str
-    parent_job: str
-    executions: int
-
-
-class Triggers(Struct, frozen=True):
-    rows: list[TriggerRow]
-    executions: int
-    hashed: int  # executions whose arguments could be hashed
-    distinct_args: int
-
-
 class ReportContext(Struct, frozen=True):
     job: str
     version: str
@@ -77,6 +63,7 @@ class ReportContext(Struct, frozen=True):
     outcomes: list[tuple[str, int]]
     failures: int
     verdict: Verdict
+    headline: Headline
     wait_ms: Quantiles
     run_ms: Quantiles
     slo_ms: float | None
@@ -86,7 +73,7 @@ class ReportContext(Struct, frozen=True):
     top: list[FindingView]
     steps: list[StepView]
     calls: CallTable
-    payload: Payload | None
+    payload: PayloadTree | None
     locks: list[LockRow]
     attempts: Attempts
     queue: QueueWait
@@ -99,6 +86,7 @@ class ReportContext(Struct, frozen=True):
     wait_distribution: Distribution | None
     run_distribution: Distribution | None
     deaths: list[DeathCard]
+    details: list[ExecutionDetail]
     exemplars: list[Exemplar]
     capture: Capture
     marks: list[tuple[int, str]]
@@ -121,6 +109,7 @@ def build_context(diagnosis: Diagnosis, source_root: Path | None = None) -> Repo
     findings = finding_views(diagnosis.findings, ledger.wall_ms, source_root)
     waits = [max(0, row.dequeued_at_ns - row.enqueued_at_ns) / 1e6 for row in history.trace]
     runs = [max(0, row.reaped_at_ns - row.dequeued_at_ns) / 1e6 for row in history.trace]
+    shown_in_full = details(executions)
     return ReportContext(
         job=history.job,
         version=__version__,
@@ -131,6 +120,7 @@ def build_context(diagnosis: Diagnosis, source_root: Path | None = None) -> Repo
         outcomes=sorted(history.outcomes.items(), key=lambda item: (-item[1], item[0])),
         failures=sum(number for outcome, number in history.outcomes.items() if outcome != "finished"),
         verdict=diagnosis.verdict,
+        headline=headline(diagnosis.verdict, diagnosis.findings),
         wait_ms=history.wait_ms,
         run_ms=history.run_ms,
         slo_ms=history.slo_ms,
@@ -142,11 +132,11 @@ def build_context(diagnosis: Diagnosis, source_root: Path | None = None) -> Repo
         top=[view for view in findings if view.finding.severity != "info"][:TOP_FINDINGS] or findings[:1],
         steps=step_views(diagnosis.checklist, findings),
         calls=call_table(executions),
-        payload=_payload(executions),
+        payload=payload_tree(executions),
         locks=_locks(executions),
         attempts=attempts(diagnosis),
         queue=queue_wait(history),
-        triggers=_triggers(history.trace),
+        triggers=triggers(history),
         profile=profile_tree(executions),
         timeline=timeline(executions),
         usage=usage(executions),
@@ -155,15 +145,11 @@ def build_context(diagnosis: Diagnosis, source_root: Path | None = None) -> Repo
         wait_distribution=distribution(waits or [execution.wait_ns / 1e6 for execution in executions]),
         run_distribution=distribution(runs or [execution.run_ns / 1e6 for execution in executions]),
         deaths=death_cards(executions),
-        exemplars=exemplars(executions),
+        details=shown_in_full,
+        exemplars=exemplars(executions, shown_in_full),
         capture=capture(diagnosis),
         marks=[(mark.at_ns, f"{mark.kind} {mark.label}") for mark in history.marks],
     )
-
-
-def _payload(executions: Sequence[Execution]) -> Payload | None:
-    payloads = [execution.payload for execution in executions if execution.payload]
-    return max(payloads, key=lambda payload: (bool(payload.nodes), payload.raw_bytes)) if payloads else None
 
 
 def _locks(executions: Sequence[Execution]) -> list[LockRow]:
@@ -177,14 +163,3 @@ def _locks(executions: Sequence[Execution]) -> list[LockRow]:
         for key, waits in merged.items()
     ]
     return sorted(rows, key=lambda row: -row.total_ms)[:SHOWN_LOCKS]
-
-
-def _triggers(trace: Sequence[TraceRow]) -> Triggers:
-    counts: dict[tuple[str, str, str], int] = {}
-    for row in trace:
-        key = (row.trigger_kind or "unknown", row.trigger_callsite, row.parent_job)
-        counts[key] = counts.get(key, 0) + 1
-    # A retry has the arguments of the attempt before it: only first attempts can be duplicates.
-    hashes = [row.args_hash for row in trace if row.args_hash and row.attempt == 1]
-    ranked = sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:SHOWN_TRIGGERS]
-    return Triggers([TriggerRow(*key, number) for key, number in ranked], len(trace), len(hashes), len(set(hashes)))

@@ -284,7 +284,7 @@ def test_the_measured_payload_stands_for_all() -> None:
     ]
     context = build_context(replace(diagnoses.rich(), history=make_history(executions)))
     assert context.payload is not None
-    assert context.payload.raw_bytes == 500
+    assert context.payload.payload.raw_bytes == 500
 
 
 @pytest.fixture
