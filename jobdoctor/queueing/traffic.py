@@ -1,0 +1,275 @@
+"""Traffic: what arrived and how long it took, in flat lists that a replay runs over, and the workers that took it.
+
+From recorded rows follow, beside arrivals and service times:
+
+- **overhead**: what passed between the moment a worker and a job were both there and the moment the job was taken (the
+  round trip to Redis, the worker's bookkeeping between two jobs). It is kept for each job, but where it is far above
+  the usual: then the worker was not there, or did something that nobody recorded.
+- **links**: an attempt after the first is put back by the end of the one before it, with its delay; a job that another
+  one enqueued comes at its moment of that one's run. Whatever moves the first moves the second.
+- **at front**: a job that was taken before others of its queue that had been there before it. The longest sequence of
+  jobs that left in the order in which they came (C. Schensted, 1961) is taken as what was in order.
+- **presence**: a worker is known from its first job to its last. Before and after that it counts as there unless a job
+  of its queues waited meanwhile, which it would have taken.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Sequence
+from math import inf
+from statistics import median
+from typing import Literal, NamedTuple
+
+from jobdoctor.model import TraceRow
+
+Strategy = Literal["default", "round_robin", "random"]
+
+_SECOND_NS = 1_000_000_000
+#: Waits up to this are what a round trip and a busy machine take: nobody was missing.
+AT_ONCE_S = 0.1
+#: Overheads beyond so many medians (and AT_ONCE_S) are no overhead.
+_FAR = 10.0
+#: How long after its parent's reap a job may still be one that the parent enqueued.
+_CHILD_SLACK_S = 0.5
+
+
+class Link(NamedTuple):
+    """A job that comes because of another one."""
+
+    to: int
+    delay_s: float  # after the other's end, or after it was taken
+    from_end: bool
+
+
+class Pool(NamedTuple):
+    """Workers that listen to the same queues in the same order; ``spans``: when each is there, in s."""
+
+    queues: tuple[str, ...]
+    spans: tuple[tuple[float, float], ...]
+    strategy: Strategy = "default"
+
+    @property
+    def size(self) -> int:
+        """The most workers that are there at one moment."""
+        changes = sorted([(start, 1) for start, _ in self.spans] + [(end, -1) for _, end in self.spans])
+        most = now = 0
+        for _, change in changes:
+            now += change
+            most = max(most, now)
+        return most
+
+
+class Traffic:
+    """Jobs in the order of their arrival; all lists have one entry for each. Times are seconds since ``origin_ns``."""
+
+    __slots__ = (
+        "arrival",
+        "created",
+        "fronts",
+        "job",
+        "jobs",
+        "linked",
+        "links",
+        "origin_ns",
+        "overhead",
+        "queue",
+        "queues",
+        "service",
+        "waited",
+    )
+
+    def __init__(self, jobs: Sequence[str], queues: Sequence[str], origin_ns: int = 0) -> None:
+        self.jobs = list(jobs)
+        self.queues = list(queues)
+        self.origin_ns = origin_ns
+        self.arrival: list[float] = []
+        self.job: list[int] = []  # index into ``jobs``
+        self.queue: list[int] = []  # index into ``queues``
+        self.service: list[float] = []
+        self.overhead: list[float] = []
+        self.waited: list[float] = []  # as recorded; empty: not known
+        self.fronts: set[int] = set()
+        self.links: dict[int, list[Link]] = {}
+        self.linked: set[int] = set()  # those that come by a link
+
+    def __len__(self) -> int:
+        return len(self.arrival)
+
+    @property
+    def span_s(self) -> float:
+        """From the first arrival to the last."""
+        return self.arrival[-1] - self.arrival[0] if self.arrival else 0.0
+
+    def copy(self) -> Traffic:
+        """One that can be changed."""
+        other = Traffic(self.jobs, self.queues, self.origin_ns)
+        for name in ("arrival", "job", "queue", "service", "overhead", "waited"):
+            setattr(other, name, list(getattr(self, name)))
+        other.fronts = set(self.fronts)
+        other.links = dict(self.links)
+        other.linked = set(self.linked)
+        return other
+
+    def queue_index(self, name: str) -> int:
+        """The queue's index, added when it is new."""
+        if name not in self.queues:
+            self.queues.append(name)
+        return self.queues.index(name)
+
+    def sorted(self) -> Traffic:
+        """The same in the order of arrival, with links and fronts renumbered."""
+        order = sorted(range(len(self)), key=self.arrival.__getitem__)
+        place = {old: new for new, old in enumerate(order)}
+        other = Traffic(self.jobs, self.queues, self.origin_ns)
+        for name in ("arrival", "job", "queue", "service", "overhead", "waited"):
+            values = getattr(self, name)
+            setattr(other, name, [values[old] for old in order] if values else [])
+        other.fronts = {place[old] for old in self.fronts}
+        other.linked = {place[old] for old in self.linked}
+        other.links = {
+            place[old]: [link._replace(to=place[link.to]) for link in links] for old, links in self.links.items()
+        }
+        return other
+
+
+def traffic_of(rows: Sequence[TraceRow]) -> tuple[Traffic, list[Pool]]:
+    """Recorded executions as traffic, and the workers that took them. Every row's worker took part with all it did."""
+    ordered = sorted(rows, key=lambda row: (row.enqueued_at_ns, row.dequeued_at_ns, row.execution_id))
+    traffic = Traffic(
+        sorted({row.job for row in ordered}),
+        sorted({name for row in ordered for name in (row.queue, *row.worker_queues)}),
+        ordered[0].enqueued_at_ns if ordered else 0,
+    )
+    origin = traffic.origin_ns
+    jobs = {name: index for index, name in enumerate(traffic.jobs)}
+    queues = {name: index for index, name in enumerate(traffic.queues)}
+    for row in ordered:
+        taken_ns = max(row.dequeued_at_ns, row.enqueued_at_ns)
+        traffic.arrival.append((row.enqueued_at_ns - origin) / _SECOND_NS)
+        traffic.job.append(jobs[row.job])
+        traffic.queue.append(queues[row.queue])
+        traffic.service.append(max(0, row.reaped_at_ns - taken_ns) / _SECOND_NS)
+        traffic.waited.append((taken_ns - row.enqueued_at_ns) / _SECOND_NS)
+    traffic.overhead = _overheads(ordered)
+    traffic.fronts = _fronts(ordered)
+    _link(traffic, ordered)
+    return traffic, _pools(ordered, origin)
+
+
+def _overheads(rows: Sequence[TraceRow]) -> list[float]:
+    found = [0.0] * len(rows)
+    free: dict[str, int] = {}
+    for index in sorted(range(len(rows)), key=lambda index: (rows[index].dequeued_at_ns, rows[index].reaped_at_ns)):
+        row = rows[index]
+        there_ns = max(row.enqueued_at_ns, free.get(row.worker, row.enqueued_at_ns))
+        found[index] = max(0, row.dequeued_at_ns - there_ns) / _SECOND_NS
+        free[row.worker] = max(free.get(row.worker, 0), row.reaped_at_ns)
+    usual = median(found) if found else 0.0
+    if usual > AT_ONCE_S:  # seldom was anybody there: what the quickest needed is all that is known
+        usual = min(found)
+    most = max(AT_ONCE_S, _FAR * usual)
+    return [each if each <= most else usual for each in found]
+
+
+def _fronts(rows: Sequence[TraceRow]) -> set[int]:
+    """Rows that overtook others of their queue."""
+    fronts: set[int] = set()
+    slack = AT_ONCE_S * _SECOND_NS
+    by_queue: dict[str, list[int]] = {}
+    for index, row in enumerate(rows):
+        by_queue.setdefault(row.queue, []).append(index)
+    for members in by_queue.values():
+        members.sort(key=lambda index: (rows[index].dequeued_at_ns, rows[index].enqueued_at_ns))
+        in_order = _longest_in_order([rows[index].enqueued_at_ns for index in members])
+        # The enqueue of the next one in order after each position, and when that one was taken.
+        following: tuple[int, int] | None = None
+        for position in range(len(members) - 1, -1, -1):
+            row = rows[members[position]]
+            if position in in_order:
+                following = (row.enqueued_at_ns, row.dequeued_at_ns)
+            elif (
+                following is not None
+                and row.enqueued_at_ns > following[0] + slack
+                and following[1] > row.dequeued_at_ns + slack
+            ):
+                fronts.add(members[position])
+    return fronts
+
+
+def _longest_in_order(values: Sequence[int]) -> set[int]:
+    """Positions of a longest non-decreasing subsequence."""
+    tails: list[int] = []
+    last: list[int] = []  # position of the element at the end of each length
+    before: list[int] = []
+    for position, value in enumerate(values):
+        length = bisect_right(tails, value)
+        before.append(last[length - 1] if length else -1)
+        if length == len(tails):
+            tails.append(value)
+            last.append(position)
+        else:
+            tails[length] = value
+            last[length] = position
+    found: set[int] = set()
+    position = last[-1] if last else -1
+    while position >= 0:
+        found.add(position)
+        position = before[position]
+    return found
+
+
+def _link(traffic: Traffic, rows: Sequence[TraceRow]) -> None:
+    attempts: dict[tuple[str, int], int] = {}
+    executions: dict[str, int] = {}
+    for index, row in enumerate(rows):
+        attempts[row.job_id, row.attempt] = index
+        executions[row.execution_id] = index
+    for index, row in enumerate(rows):
+        earlier = attempts.get((row.job_id, row.attempt - 1)) if row.attempt > 1 else None
+        if earlier is not None and rows[earlier].dequeued_at_ns <= row.enqueued_at_ns and earlier != index:
+            delay = max(0, row.enqueued_at_ns - rows[earlier].reaped_at_ns) / _SECOND_NS
+            traffic.links.setdefault(earlier, []).append(Link(index, delay, True))
+            traffic.linked.add(index)
+            continue
+        parent = executions.get(row.parent_execution_id) if row.parent_execution_id and row.attempt == 1 else None
+        if parent is None or row.scheduled or parent == index:
+            continue
+        begun, done = rows[parent].dequeued_at_ns, rows[parent].reaped_at_ns + _CHILD_SLACK_S * _SECOND_NS
+        if begun <= row.enqueued_at_ns <= done:
+            traffic.links.setdefault(parent, []).append(Link(index, (row.enqueued_at_ns - begun) / _SECOND_NS, False))
+            traffic.linked.add(index)
+
+
+def _pools(rows: Sequence[TraceRow], origin: int) -> list[Pool]:
+    """Workers by what they listen to. Where that is not recorded, a worker listens to what it took."""
+    lists: dict[str, tuple[str, ...]] = {}
+    taken: dict[str, list[str]] = {}
+    first: dict[str, int] = {}
+    last: dict[str, int] = {}
+    for row in rows:
+        if row.worker_queues:
+            lists[row.worker] = tuple(row.worker_queues)
+        elif row.queue not in taken.setdefault(row.worker, []):
+            taken[row.worker].append(row.queue)
+        first[row.worker] = min(first.get(row.worker, row.dequeued_at_ns), row.dequeued_at_ns)
+        last[row.worker] = max(last.get(row.worker, row.reaped_at_ns), row.reaped_at_ns)
+    pools: dict[tuple[str, ...], list[tuple[float, float]]] = {}
+    late = [row for row in rows if row.dequeued_at_ns - row.enqueued_at_ns > AT_ONCE_S * _SECOND_NS]
+    for worker in first:
+        queues = lists.get(worker) or tuple(taken[worker])
+        waited = [row for row in late if row.queue in queues]
+        start = max((row.dequeued_at_ns for row in waited if row.dequeued_at_ns < first[worker]), default=None)
+        end = min((row.enqueued_at_ns for row in waited if row.enqueued_at_ns > last[worker]), default=None)
+        pools.setdefault(queues, []).append(
+            (
+                -inf if start is None else (start - origin) / _SECOND_NS,
+                inf if end is None else (max(end, last[worker]) - origin) / _SECOND_NS,
+            )
+        )
+    return [Pool(queues, tuple(sorted(spans))) for queues, spans in sorted(pools.items())]
+
+
+def steady(queues: Sequence[str], workers: int, strategy: Strategy = "default") -> Pool:
+    """So many workers that are there all the time."""
+    return Pool(tuple(queues), ((-inf, inf),) * workers, strategy)

@@ -1,0 +1,71 @@
+"""What recorded rows tell beside arrivals and times: overheads, links, who was at front, when workers were there."""
+
+from __future__ import annotations
+
+from math import inf
+
+import pytest
+from msgspec.structs import replace
+
+from jobdoctor.queueing.traffic import Link, Pool, traffic_of
+from tests.queueing.traces import row, served
+
+
+def test_overhead_is_what_passed_when_job_and_worker_were_there() -> None:
+    rows = [row("a", 0, 0.004, 1), row("a", 0.5, 1.01, 2), row("a", 5, 5.006, 6), row("a", 50, 59, 60)]
+    traffic, _ = traffic_of(rows)
+    # The last waited for something that nobody recorded: it has the usual overhead.
+    assert traffic.overhead == pytest.approx([0.004, 0.01, 0.006, 0.008], abs=2e-3)
+    assert traffic.waited == pytest.approx([0.004, 0.51, 0.006, 9])
+
+
+def test_attempts_hang_on_one_another() -> None:
+    first = row("a", 0, 0, 2, job_id="j", execution_id="j:1", outcome="retried")
+    second = row("a", 7, 8, 9, job_id="j", execution_id="j:2", attempt=2)
+    traffic, _ = traffic_of([second, first])
+    assert traffic.links == {0: [Link(1, 5.0, True)]}
+    assert traffic.linked == {1}
+
+
+def test_children_hang_on_their_parents_run() -> None:
+    parent = row("a", 0, 1, 5, execution_id="p")
+    child = row("b", 3, 5, 6, parent_execution_id="p")
+    later = row("b", 30, 30, 31, parent_execution_id="p")  # not while it ran: whatever brought it was not the run
+    scheduled = row("b", 4, 6, 7, parent_execution_id="p", scheduled=True)
+    traffic, _ = traffic_of([parent, child, later, scheduled])
+    assert traffic.links == {0: [Link(1, 2.0, False)]}
+
+
+def test_who_overtook_others_was_put_at_front() -> None:
+    rows = [row("a", 0, 0, 5), row("a", 1, 6, 7), row("a", 2, 7, 8), row("a", 3, 5, 6)]
+    assert traffic_of(rows)[0].fronts == {3}
+    # One that is late overtook nobody, and those that passed it are not at front.
+    late = [row("a", 0, 0, 1), row("a", 1, 20, 21), row("a", 2, 2, 3), row("a", 4, 4, 5), row("a", 6, 6, 7)]
+    assert traffic_of(late)[0].fronts == set()
+    # In another queue it is no overtaking.
+    other = [row("a", 0, 0, 5), row("a", 1, 6, 7), row("a", 3, 5, 6, queue="high", worker_queues=["high", "default"])]
+    assert traffic_of(other)[0].fronts == set()
+
+
+def test_pools_are_by_list_and_order() -> None:
+    rows = [
+        row("a", 0, 0, 1, worker="w1", worker_queues=["high", "default"]),
+        row("a", 0, 0, 1, worker="w2", worker_queues=["default", "high"]),
+        row("a", 0, 0, 1, worker="w3", worker_queues=["high", "default"]),
+        row("a", 0, 0, 1, worker="w4", worker_queues=[]),
+    ]
+    sizes = {pool.queues: pool.size for pool in traffic_of(rows)[1]}
+    assert sizes == {("high", "default"): 2, ("default", "high"): 1, ("default",): 1}
+
+
+def test_a_worker_is_there_unless_a_job_waited_that_it_would_have_taken() -> None:
+    rows = served([(0, "a", 4), (1, "a", 4), (2, "a", 4)])  # waits of 3 and 6 s: only one was there
+    rows += [replace(row("a", 30, 30, 31), worker="late"), row("a", 60, 60, 61)]
+    (pool,) = traffic_of(rows)[1]
+    spans = dict(zip(["first", "late"], pool.spans, strict=True))
+    assert spans["first"] == (-inf, inf)
+    assert spans["late"] == (8, inf)  # when the last of those that waited was taken by the other
+
+
+def test_the_size_of_a_pool_is_the_most_at_one_moment() -> None:
+    assert Pool(("q",), ((0, 10), (10, 20), (15, inf))).size == 2
