@@ -12,15 +12,23 @@ from jobdoctor._version import __version__
 
 if TYPE_CHECKING:
     from jobdoctor.capture.record import record as record
+    from jobdoctor.promises import ToBeDone as ToBeDone
+    from jobdoctor.promises import slo as slo
     from jobdoctor.rq import RandomWorker as RandomWorker
     from jobdoctor.rq import RoundRobinWorker as RoundRobinWorker
     from jobdoctor.rq import SimpleWorker as SimpleWorker
+    from jobdoctor.rq import SLOQueue as SLOQueue
     from jobdoctor.rq import SpawnWorker as SpawnWorker
     from jobdoctor.rq import Worker as Worker
+    from jobdoctor.rq import enqueue as enqueue
     from jobdoctor.rq import stamp_enqueues as stamp_enqueues
 
 _PUBLIC = {
     "record": "jobdoctor.capture.record",
+    "slo": "jobdoctor.promises",
+    "ToBeDone": "jobdoctor.promises",
+    "SLOQueue": "jobdoctor.rq",
+    "enqueue": "jobdoctor.rq",
     "Worker": "jobdoctor.rq",
     "SimpleWorker": "jobdoctor.rq",
     "SpawnWorker": "jobdoctor.rq",
@@ -32,11 +40,15 @@ _PUBLIC = {
 __all__ = [
     "RandomWorker",
     "RoundRobinWorker",
+    "SLOQueue",
     "SimpleWorker",
     "SpawnWorker",
+    "ToBeDone",
     "Worker",
     "__version__",
+    "enqueue",
     "record",
+    "slo",
     "stamp_enqueues",
 ]
 

@@ -68,10 +68,13 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     stream_maxlen: Positive = 10_000  # recordings the stream holds while nobody collects
     retention: Retention = field(default_factory=Retention)
     slo_ms: dict[str, float] = field(default_factory=dict)  # by dotted job name, from enqueue to done
+    anti_clogging: bool | None = None  # jobs that break their promise are moved; None: by workers of `run --slo`
+    slo_exempt: list[str] = field(default_factory=list)  # jobs, by dotted name, that are never moved
     limits: dict[str, dict[str, float]] = field(default_factory=dict)  # by rule code and limit name
 
 
 _TABLES = ("retention", "slo_ms", "limits")
+_EXAMPLES = {"anti_clogging": "true", "slo_exempt": '["app.tasks.sync_orders"]'}
 
 
 def load(
@@ -187,7 +190,10 @@ def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
     for name in Settings.__struct_fields__:
         variable = f"JOBDOCTOR_{name.upper()}"
         if name not in _TABLES and environ.get(variable):
-            found[name] = _convert(environ[variable], name, Settings, variable, strict=False)
+            value: Any = environ[variable]
+            if name == "slo_exempt":
+                value = [part.strip() for part in value.split(",") if part.strip()]
+            found[name] = _convert(value, name, Settings, variable, strict=False)
     if environ.get("JOBDOCTOR_SLO_MS"):
         found["slo_ms"] = _slos(environ["JOBDOCTOR_SLO_MS"])
     retention: dict[str, Any] = {}
@@ -257,7 +263,7 @@ def _convert(value: Any, name: str, struct: type[Struct], where: str, *, strict:
         return msgspec.convert(value, known.type, strict=strict)
     except msgspec.ValidationError as error:
         choices = " or ".join(ProfileMode.__args__)  # type: ignore[attr-defined]
-        good = choices if known.type is ProfileMode else f"a value like {known.default!r}"
+        good = choices if known.type is ProfileMode else f"a value like {_EXAMPLES.get(name, repr(known.default))}"
         raise ConfigError(f"{where} = {value!r}: {str(error).lower().replace('`', '')}", f"give {good}") from None
 
 

@@ -376,6 +376,8 @@ class Execution(Struct, frozen=True, omit_defaults=True):
     failure_ttl_s: int | None = None
     retry: RetryPolicy = field(default_factory=RetryPolicy)
     slo_ms: float | None = None
+    demoted_from: str = ""  # the queue out of which anti-clogging had moved the job before this execution
+    demoted_at_ns: int = 0
 
     payload: Payload | None = None
     result: ResultInfo | None = None

@@ -18,6 +18,7 @@ MAY_IMPORT = {
     "errors": set(),
     "_version": set(),
     "words": set(),
+    "promises": {"errors"},
     "wire": {"model", "errors"},
     "config": {"model", "errors", "wire"},
     "fingerprint": {"model", "errors"},
@@ -25,7 +26,7 @@ MAY_IMPORT = {
     "store": {"model", "errors", "config", "fingerprint", "wire", "_version"},
     "queueing": {"model", "errors", "config", "fingerprint"},
     "diagnosis": {"model", "errors", "config", "fingerprint", "queueing", "words"},
-    "rq": {"model", "errors", "config", "fingerprint", "wire", "capture", "_version"},
+    "rq": {"model", "errors", "config", "fingerprint", "wire", "capture", "_version", "promises", "words"},
     "report": {"model", "errors", "config", "fingerprint", "queueing", "diagnosis", "words", "_version"},
 }
 

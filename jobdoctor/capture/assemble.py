@@ -70,6 +70,8 @@ class ExecutionFacts(Struct):
     failure_ttl_s: int | None = None
     retry: RetryPolicy = field(default_factory=RetryPolicy)
     slo_ms: float | None = None
+    demoted_from: str = ""
+    demoted_at_ns: int = 0
     trigger: Trigger | None = None
     result: ResultInfo | None = None  # a "result" note of the horse is preferred; ``ttl_s`` is taken from here
     exception: ExceptionInfo | None = None  # an "exception" note of the horse is preferred
@@ -183,6 +185,8 @@ def assemble(facts: ExecutionFacts, observation: Observation, recording: Recordi
         failure_ttl_s=facts.failure_ttl_s,
         retry=facts.retry,
         slo_ms=facts.slo_ms,
+        demoted_from=facts.demoted_from,
+        demoted_at_ns=facts.demoted_at_ns,
         payload=observation.payload,
         result=result,
         exception=exception,

@@ -6,6 +6,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from jobdoctor.rq.slo_queue import SLOQueue as SLOQueue
+    from jobdoctor.rq.slo_queue import enqueue as enqueue
     from jobdoctor.rq.stamps import stamp_enqueues as stamp_enqueues
     from jobdoctor.rq.worker_mixin import WorkerMixin as WorkerMixin
     from jobdoctor.rq.workers import RandomWorker as RandomWorker
@@ -17,20 +19,24 @@ if TYPE_CHECKING:
 _PUBLIC = {
     "RandomWorker": "jobdoctor.rq.workers",
     "RoundRobinWorker": "jobdoctor.rq.workers",
+    "SLOQueue": "jobdoctor.rq.slo_queue",
     "SimpleWorker": "jobdoctor.rq.workers",
     "SpawnWorker": "jobdoctor.rq.workers",
     "Worker": "jobdoctor.rq.workers",
     "WorkerMixin": "jobdoctor.rq.worker_mixin",
+    "enqueue": "jobdoctor.rq.slo_queue",
     "stamp_enqueues": "jobdoctor.rq.stamps",
 }
 
 __all__ = [
     "RandomWorker",
     "RoundRobinWorker",
+    "SLOQueue",
     "SimpleWorker",
     "SpawnWorker",
     "Worker",
     "WorkerMixin",
+    "enqueue",
     "stamp_enqueues",
 ]
 

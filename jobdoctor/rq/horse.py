@@ -23,6 +23,7 @@ from rq.timeouts import JobTimeoutException
 from jobdoctor.capture import crash_log, last_stack, recorder, stack_profile
 from jobdoctor.capture.file_io import FileMeter
 from jobdoctor.model import Outcome
+from jobdoctor.promises import promise_of
 from jobdoctor.rq import exceptions, ptracer, stamps
 from jobdoctor.rq.facts import attempt
 from jobdoctor.rq.guard import Guard
@@ -202,6 +203,9 @@ class Horse:
             if self._resolving:
                 self._resolving = False
                 self.recorder.home = found
+                promise = promise_of(found)
+                if promise is not None:
+                    self.recorder.note("slo", ms=promise.within_ms, exempt=promise.exempt)
                 self.mark("body")
             return found
 

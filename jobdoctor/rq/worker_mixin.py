@@ -21,7 +21,7 @@ from rq.job import Job
 from jobdoctor.capture import crash_log, exits
 from jobdoctor.capture.recorder import Recorder
 from jobdoctor.model import WorkerKind
-from jobdoctor.rq import ptracer, stamps
+from jobdoctor.rq import ptracer, slo_worker, stamps
 from jobdoctor.rq.guard import Guard
 from jobdoctor.rq.horse import SPAWN_VARIABLE, Horse, from_environment, spawn_value
 from jobdoctor.rq.probing import install_probes, probe_statuses, tell_witness
@@ -60,6 +60,7 @@ class WorkerMixin(_Base):
     _recording_state: WorkerState | None = None
     _dequeued_ns: int = 0
     _forced_to_stop: bool = False
+    _promises: slo_worker.Promises | None = None
 
     # ------------------------------------------------------------------------------------------------------ the worker
 
@@ -69,6 +70,8 @@ class WorkerMixin(_Base):
         guard = Guard()
         with guard("bootstrap"):
             self._prepare(guard)  # before RQ starts a thread
+        with guard("promises"):
+            self._promises = slo_worker.promises_of(self)
         try:
             return super().bootstrap(*args, **kwargs)
         except BaseException:
@@ -108,6 +111,10 @@ class WorkerMixin(_Base):
             self._recording_state = None
             with Guard()("close"):
                 state.close()
+
+    def dequeue_job_and_maintain_ttl(self, *args: Any, **kwargs: Any) -> Any:
+        dequeue = super().dequeue_job_and_maintain_ttl
+        return dequeue(*args, **kwargs) if self._promises is None else self._promises.dequeue(dequeue, *args, **kwargs)
 
     def reorder_queues(self, *args: Any, **kwargs: Any) -> Any:
         self._dequeued_ns = time.perf_counter_ns()  # RQ's first step after it took a job
