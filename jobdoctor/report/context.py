@@ -31,6 +31,7 @@ from jobdoctor.report.headline import Headline, headline
 from jobdoctor.report.ledger import Ledger, ledger_view
 from jobdoctor.report.over_time import OverTime, over_time
 from jobdoctor.report.payload import PayloadTree, payload_tree
+from jobdoctor.report.pictures import Pictures, pictures
 from jobdoctor.report.profile_tree import ProfileTree, profile_tree
 from jobdoctor.report.queue_wait import QueueWait, queue_wait
 from jobdoctor.report.timeline import Timeline, Usage, timeline, usage
@@ -87,6 +88,7 @@ class ReportContext(Struct, frozen=True):
     run_distribution: Distribution | None
     deaths: list[DeathCard]
     details: list[ExecutionDetail]
+    pictures: Pictures
     exemplars: list[Exemplar]
     capture: Capture
     marks: list[tuple[int, str]]
@@ -146,6 +148,7 @@ def build_context(diagnosis: Diagnosis, source_root: Path | None = None) -> Repo
         run_distribution=distribution(runs or [execution.run_ns / 1e6 for execution in executions]),
         deaths=death_cards(executions),
         details=shown_in_full,
+        pictures=pictures(history, shown_in_full),
         exemplars=exemplars(executions, shown_in_full),
         capture=capture(diagnosis),
         marks=[(mark.at_ns, f"{mark.kind} {mark.label}") for mark in history.marks],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections.abc import Iterator
 
 from msgspec import Struct
 
@@ -35,33 +36,13 @@ class QueueWait(Struct, frozen=True):
 
 def queue_wait(history: JobHistory) -> QueueWait:
     """Attribute each wait to what ran on the worker that ended it, in the time between enqueue and dequeue."""
-    by_worker: dict[str, list[TraceRow]] = {}
-    for row in history.neighbours:
-        by_worker.setdefault(row.worker, []).append(row)
-    starts: dict[str, list[int]] = {}
-    for worker, rows in by_worker.items():
-        rows.sort(key=lambda row: row.dequeued_at_ns)
-        starts[worker] = [row.dequeued_at_ns for row in rows]
     own = history.trace[-MAX_ROWS:]
     blamed: dict[str, int] = {}
     executions: dict[str, set[str]] = {}
-    total = 0
-    for row in own:
-        total += max(0, row.dequeued_at_ns - row.enqueued_at_ns)
-        rows = by_worker.get(row.worker, [])
-        index = bisect_right(starts.get(row.worker, []), row.dequeued_at_ns) - 1
-        # A worker runs one job at a time: walk back until one ended before this one was enqueued.
-        while index >= 0:
-            ahead = rows[index]
-            index -= 1
-            if ahead.execution_id == row.execution_id:
-                continue
-            if ahead.reaped_at_ns <= row.enqueued_at_ns:
-                break
-            overlap = min(ahead.reaped_at_ns, row.dequeued_at_ns) - max(ahead.dequeued_at_ns, row.enqueued_at_ns)
-            if overlap > 0:
-                blamed[ahead.job] = blamed.get(ahead.job, 0) + overlap
-                executions.setdefault(ahead.job, set()).add(ahead.execution_id)
+    total = sum(max(0, row.dequeued_at_ns - row.enqueued_at_ns) for row in own)
+    for _, ahead, overlap_ns in overlaps(history):
+        blamed[ahead.job] = blamed.get(ahead.job, 0) + overlap_ns
+        executions.setdefault(ahead.job, set()).add(ahead.execution_id)
     looked_at = len(own)
     ranked = sorted(blamed.items(), key=lambda item: (-item[1], item[0]))[:SHOWN_JOBS]
     queues: dict[str, int] = {}
@@ -80,3 +61,28 @@ def queue_wait(history: JobHistory) -> QueueWait:
         queues=sorted(queues.items(), key=lambda item: -item[1]),
         depth=sum(depths) / len(depths) if depths else None,
     )
+
+
+def overlaps(history: JobHistory) -> Iterator[tuple[TraceRow, TraceRow, int]]:
+    """Each execution that waited, each that its worker ran meanwhile, and for how long (ns) of that wait."""
+    by_worker: dict[str, list[TraceRow]] = {}
+    for row in history.neighbours:
+        by_worker.setdefault(row.worker, []).append(row)
+    starts: dict[str, list[int]] = {}
+    for worker, rows in by_worker.items():
+        rows.sort(key=lambda row: row.dequeued_at_ns)
+        starts[worker] = [row.dequeued_at_ns for row in rows]
+    for row in history.trace[-MAX_ROWS:]:
+        rows = by_worker.get(row.worker, [])
+        index = bisect_right(starts.get(row.worker, []), row.dequeued_at_ns) - 1
+        # A worker runs one job at a time: walk back until one ended before this one was enqueued.
+        while index >= 0:
+            ahead = rows[index]
+            index -= 1
+            if ahead.execution_id == row.execution_id:
+                continue
+            if ahead.reaped_at_ns <= row.enqueued_at_ns:
+                break
+            overlap = min(ahead.reaped_at_ns, row.dequeued_at_ns) - max(ahead.dequeued_at_ns, row.enqueued_at_ns)
+            if overlap > 0:
+                yield row, ahead, overlap
