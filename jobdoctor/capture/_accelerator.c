@@ -17,12 +17,26 @@
 #include <string.h>
 #include <time.h>
 
+/* The interpreter's own frames, read where they are: asking for frame objects makes them. Elsewhere they are asked for,
+   and also where they are not what they are taken for (see `frames_agree`). */
+#if PY_VERSION_HEX < 0x030E0000 && defined(__has_include)
+#if __has_include(<internal/pycore_frame.h>)
+#define OWN_FRAMES 1
+#define Py_BUILD_CORE 1
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wunused-parameter"
+#include <internal/pycore_frame.h>
+#pragma GCC diagnostic pop
+#undef Py_BUILD_CORE
+#endif
+#endif
+
 #ifdef Py_GIL_DISABLED
 #error "free-threaded builds of Python use the recorder in Python"
 #endif
 
 /* What this file and reference.py have agreed upon: the names that they use of one another. */
-#define CONTRACT 1
+#define CONTRACT 2
 
 /* ------------------------------------------------------------------------------------------- what Python modules say */
 
@@ -53,7 +67,6 @@ static PyObject *inside;          /* calls.inside */
 static PyObject *files;           /* callsites.files: whether a file is the application's */
 static PyObject *beyond_greenlets;
 static PyObject *foreign;
-static PyObject *getframe;        /* sys._getframe */
 static PyObject *perf_counter_ns; /* the clocks that need not be called */
 static PyObject *thread_time_ns;
 static PyObject *modules;         /* sys.modules */
@@ -63,10 +76,13 @@ static PyObject *current_task;
 #define NAMES(X)                                                                                                       \
     X(_cell_at) X(_get_running_loop) X(_intern) X(_number) X(_other_cell) X(_tally_at) X(asyncio) X(current_task)      \
     X(params) X(flags) X(passthrough) X(error) X(rows) X(sent) X(received) X(status) X(items) X(blocked_ns)            \
+    X(_conn) X(_rowcount) X(connection) X(connection_pool) X(current) X(rowcount)                                     \
     X(channel) X(operation) X(fingerprint) X(target) X(library) X(effect) X(relationship) X(unknown)
 #define DECLARE_NAME(name) static PyObject *s_##name;
 NAMES(DECLARE_NAME)
 static PyObject *s_nothing; /* "" */
+static PyObject *s_psycopg; /* "psycopg." */
+static PyObject *cursor_types; /* whether they are psycopg's */
 
 /* ------------------------------------------------------------------------------------------------------------- types */
 
@@ -109,7 +125,7 @@ typedef struct {
     Place *places; /* open addressing, a power of two */
     Py_ssize_t room, used;
     /* How deep the library's entry was, below the application's frame, with its code; and another one in between. */
-    PyObject *entry_depth, *middle_depth;
+    long depth;
     PyCodeObject *entry, *middle;
 } Shape;
 
@@ -221,80 +237,99 @@ is_application(PyCodeObject *code)
     return application;
 }
 
-/* The frame that is so many above, NULL (and no error) when the stack is not that deep. */
-static PyFrameObject *
-frame_at(PyObject *depth)
+#ifdef OWN_FRAMES
+typedef struct _PyInterpreterFrame Frame;
+
+static bool own_frames; /* whether they can be read here */
+
+static inline Frame *
+complete(Frame *frame)
 {
-    PyObject *frame = PyObject_CallOneArg(getframe, depth);
-    if (frame == NULL && PyErr_ExceptionMatches(PyExc_ValueError)) {
-        PyErr_Clear();
+#if PY_VERSION_HEX >= 0x030C0000
+    while (frame != NULL && frame->owner == FRAME_OWNED_BY_CSTACK) {
+        frame = frame->previous;
     }
-    return (PyFrameObject *)frame;
+#endif
+    return frame;
 }
 
+static inline Frame *
+innermost(void)
+{
+#if PY_VERSION_HEX >= 0x030D0000
+    return complete(PyThreadState_Get()->current_frame);
+#else
+    return complete(PyThreadState_Get()->cframe->current_frame);
+#endif
+}
+
+static inline Frame *
+caller(Frame *frame)
+{
+    return complete(frame->previous);
+}
+
+static inline PyCodeObject *
+code_of(Frame *frame)
+{
+#if PY_VERSION_HEX >= 0x030D0000
+    return (PyCodeObject *)frame->f_executable;
+#else
+    return frame->f_code;
+#endif
+}
+
+static inline int
+lasti_of(Frame *frame)
+{
+#if PY_VERSION_HEX >= 0x030D0000
+    _Py_CODEUNIT *instruction = frame->instr_ptr;
+#else
+    _Py_CODEUNIT *instruction = frame->prev_instr;
+#endif
+    Py_ssize_t lasti = instruction - _PyCode_CODE(code_of(frame));
+    return lasti < 0 ? -1 : (int)(lasti * (Py_ssize_t)sizeof(_Py_CODEUNIT));
+}
+
+/* Whether the stack that runs now reads the same as the interpreter says it is. */
 static bool
-runs(PyFrameObject *frame, PyCodeObject *expected)
+frames_agree(void)
 {
-    PyCodeObject *code = PyFrame_GetCode(frame);
-    Py_DECREF(code); /* the frame keeps it */
-    return code == expected;
-}
-
-/* The application frame where it was the last time, if the way there is the same; else NULL, maybe with an error. */
-static PyFrameObject *
-follow_trail(Shape *shape)
-{
-    PyFrameObject *entry = frame_at(shape->entry_depth), *middle, *found = NULL;
-    if (entry != NULL && runs(entry, shape->entry) && (found = PyFrame_GetBack(entry)) != NULL) {
-        PyCodeObject *code = PyFrame_GetCode(found);
-        int application = is_application(code);
+    PyFrameObject *said = PyThreadState_GetFrame(PyThreadState_Get());
+    Frame *frame = said == NULL ? NULL : innermost();
+    bool same = said != NULL;
+    while (said != NULL && same) {
+        PyCodeObject *code = PyFrame_GetCode(said);
+        same = frame != NULL && code_of(frame) == code && lasti_of(frame) == PyFrame_GetLasti(said);
         Py_DECREF(code);
-        middle = application > 0 ? frame_at(shape->middle_depth) : NULL;
-        if (middle == NULL || !runs(middle, shape->middle)) {
-            Py_CLEAR(found);
-        }
-        Py_XDECREF(middle);
+        Py_SETREF(said, PyFrame_GetBack(said));
+        frame = frame == NULL ? NULL : caller(frame);
     }
-    Py_XDECREF(entry);
-    return found;
+    Py_XDECREF(said);
+    return same && frame == NULL;
 }
+#endif
 
-static int
-leave_trail(Shape *shape, long depth)
+static PyObject *
+absent_frame(void)
 {
-    PyObject *entry_depth = PyLong_FromLong(depth - 1), *middle_depth = PyLong_FromLong(depth / 2);
-    PyFrameObject *entry = entry_depth == NULL ? NULL : frame_at(entry_depth);
-    PyFrameObject *middle = middle_depth == NULL ? NULL : frame_at(middle_depth);
-    if (entry != NULL && middle != NULL) {
-        Py_XSETREF(shape->entry_depth, Py_NewRef(entry_depth));
-        Py_XSETREF(shape->middle_depth, Py_NewRef(middle_depth));
-        Py_XSETREF(shape->entry, PyFrame_GetCode(entry));
-        Py_XSETREF(shape->middle, PyFrame_GetCode(middle));
+    PyObject *found = PyObject_CallNoArgs(beyond_greenlets);
+    if (found != NULL && !PyFrame_Check(found)) {
+        Py_CLEAR(found);
     }
-    Py_XDECREF(entry_depth);
-    Py_XDECREF(middle_depth);
-    Py_XDECREF(entry);
-    Py_XDECREF(middle);
-    return PyErr_Occurred() ? -1 : 0;
+    return found;
 }
 
 /* The first application frame, from the caller on. NULL when there is none, or with an error. */
 static PyFrameObject *
-application_frame(Shape *shape)
+application_frame(void)
 {
-    PyFrameObject *frame;
-    if (shape->entry_depth != NULL) {
-        frame = follow_trail(shape);
-        if (frame != NULL || PyErr_Occurred()) {
-            return frame;
-        }
-    }
-    frame = PyThreadState_GetFrame(PyThreadState_Get());
-    for (long depth = 0; frame != NULL; depth++) {
+    PyFrameObject *frame = PyThreadState_GetFrame(PyThreadState_Get());
+    while (frame != NULL) {
         PyCodeObject *code = PyFrame_GetCode(frame);
         int application = is_application(code);
-        Py_DECREF(code);
-        if (application < 0 || (application && depth + 1 >= TRAIL_DEPTH && leave_trail(shape, depth) < 0)) {
+        Py_DECREF(code); /* the frame keeps it */
+        if (application < 0) {
             Py_DECREF(frame);
             return NULL;
         }
@@ -303,12 +338,7 @@ application_frame(Shape *shape)
         }
         Py_SETREF(frame, PyFrame_GetBack(frame));
     }
-    PyObject *found = PyObject_CallNoArgs(beyond_greenlets);
-    if (found == NULL || PyFrame_Check(found)) {
-        return (PyFrameObject *)found;
-    }
-    Py_DECREF(found);
-    return NULL;
+    return (PyFrameObject *)absent_frame();
 }
 
 /* ------------------------------------------------------------------------------------------------------------- cells */
@@ -535,8 +565,6 @@ shape_clear(Shape *self)
     PyMem_Free(places);
     Py_CLEAR(self->identity);
     Py_CLEAR(self->generation);
-    Py_CLEAR(self->entry_depth);
-    Py_CLEAR(self->middle_depth);
     Py_CLEAR(self->entry);
     Py_CLEAR(self->middle);
     return 0;
@@ -591,6 +619,67 @@ remember_place(Shape *self, PyCodeObject *code, int lasti, Cell *cell)
     }
     return 0;
 }
+
+#ifdef OWN_FRAMES
+static void
+leave_trail(Shape *shape, Frame *frame, long depth)
+{
+    PyCodeObject *middle = NULL, *entry = NULL;
+    for (long at = 0; at < depth; at++, frame = caller(frame)) {
+        entry = code_of(frame);
+        middle = at == depth / 2 ? entry : middle;
+    }
+    shape->depth = depth;
+    PyCodeObject *old_entry = shape->entry, *old_middle = shape->middle;
+    shape->entry = (PyCodeObject *)Py_XNewRef(entry);
+    shape->middle = (PyCodeObject *)Py_XNewRef(middle);
+    Py_XDECREF(old_entry);
+    Py_XDECREF(old_middle);
+}
+
+/* The cell of the calls from where the program is, when it is known and cheap to find; borrowed. It is where it was the
+   last time, if the way there is the same, or else the first application frame of a walk. */
+static Cell *
+known_cell(Shape *shape)
+{
+    if (!shape->used || !own_frames) {
+        return NULL;
+    }
+    Frame *frame = innermost();
+    if (shape->depth) {
+        Frame *up = frame;
+        long depth = 0;
+        for (; up != NULL && depth < shape->depth; depth++, up = caller(up)) {
+            if ((depth == shape->depth - 1 && code_of(up) != shape->entry) ||
+                (depth == shape->depth / 2 && code_of(up) != shape->middle)) {
+                break;
+            }
+        }
+        if (up != NULL && depth == shape->depth) {
+            Cell *cell = place_of(shape->places, shape->room, code_of(up), lasti_of(up))->cell;
+            if (cell != NULL) {
+                return cell;
+            }
+        }
+    }
+    Frame *up = frame;
+    for (long depth = 0; up != NULL; depth++, up = caller(up)) {
+        PyObject *application = PyDict_GetItemWithError(files, code_of(up)->co_filename);
+        if (application == NULL) {
+            PyErr_Clear();
+            return NULL;
+        }
+        if (application == Py_True) {
+            Cell *cell = place_of(shape->places, shape->room, code_of(up), lasti_of(up))->cell;
+            if (cell != NULL && depth + 1 >= TRAIL_DEPTH) {
+                leave_trail(shape, frame, depth);
+            }
+            return cell;
+        }
+    }
+    return NULL;
+}
+#endif
 
 static PyMemberDef shape_members[] = {
     {"channel", T_LONGLONG, offsetof(Shape, channel), READONLY, NULL},
@@ -810,7 +899,13 @@ find_cell(Core *self, Shape *shape)
     PyObject *cell;
     PyCodeObject *code = NULL;
     int lasti = 0;
-    PyFrameObject *frame = application_frame(shape);
+#ifdef OWN_FRAMES
+    Cell *seen = known_cell(shape);
+    if (seen != NULL) {
+        return (Cell *)Py_NewRef(seen);
+    }
+#endif
+    PyFrameObject *frame = application_frame();
     if (frame != NULL) {
         lasti = PyFrame_GetLasti(frame);
         code = PyFrame_GetCode(frame);
@@ -901,44 +996,27 @@ attribute(Core *self, int64_t now)
     self->last = now;
 }
 
-static PyObject *
-core_begin(Core *self, PyObject *const *args, Py_ssize_t given, PyObject *keywords)
+/* Whether a call that begins now is recorded: not inside another one that is, nor in one of RQ's own phases. -1 with an
+   error. */
+static int
+is_recorded(Core *self)
 {
-    PyObject *const names[] = {NULL, s_params, s_flags, s_passthrough};
-    PyObject *places[4] = {NULL}, *outer = NULL;
-    Shape *shape = NULL;
-    Cell *cell = NULL;
-    Call *call = NULL;
-    if (given != 1) {
-        PyErr_SetString(PyExc_TypeError, "begin() takes a shape and keyword arguments");
-        return NULL;
-    }
-    if (arguments("begin", places, names, 4, args, given, keywords) < 0) {
-        return NULL;
-    }
+    PyObject *outer = NULL;
     if (PyContextVar_Get(inside, NULL, &outer) < 0) {
-        goto failed;
+        return -1;
     }
     bool nested = Py_IS_TYPE(outer, &CallType) && !((Call *)outer)->ended && ((Call *)outer)->recorder == self;
     Py_DECREF(outer);
-    if (nested || self->silent || self->words == NULL) {
-        Py_RETURN_NONE;
-    }
-    int64_t params = 0, flags = number(places[2], 0);
-    if (places[1] != NULL) {
-        params = (int64_t)(PyLong_AsUnsignedLongLongMask(places[1]) & INT64_MAX);
-        if (PyErr_Occurred()) {
-            goto failed;
-        }
-    }
-    if (places[3] != NULL) {
-        int passthrough = PyObject_IsTrue(places[3]);
-        if (passthrough < 0) {
-            goto failed;
-        }
-        flags |= passthrough ? PASSTHROUGH : 0;
-    }
-    shape = (Shape *)Py_NewRef(places[0]);
+    return !nested && !self->silent && self->words != NULL;
+}
+
+/* A call that is recorded begins. NULL, maybe with an error that is not ours: it could not be. */
+static Call *
+begin_call(Core *self, PyObject *known_shape, int64_t params, int64_t flags)
+{
+    Shape *shape = (Shape *)Py_NewRef(known_shape);
+    Cell *cell = NULL;
+    Call *call = NULL;
     if (!Py_IS_TYPE(shape, &ShapeType) || shape->generation != self->generation) {
         PyObject *identity = PyObject_GetAttrString((PyObject *)shape, "identity");
         Py_SETREF(shape, identity == NULL
@@ -1027,7 +1105,7 @@ core_begin(Core *self, PyObject *const *args, Py_ssize_t given, PyObject *keywor
     if (flags & CPU && read_clock(self->thread_clock, &call->cpu) < 0) {
         PyErr_Clear();
     }
-    return (PyObject *)call;
+    return call;
 
 failed:
     Py_XDECREF(shape);
@@ -1038,9 +1116,38 @@ failed:
     PyErr_Clear();
     if (error != NULL) {
         put_error(error);
-        if (swallow() < 0) {
-            return NULL;
+        swallow();
+    }
+    return NULL;
+}
+
+static PyObject *
+core_begin(Core *self, PyObject *const *args, Py_ssize_t given, PyObject *keywords)
+{
+    PyObject *const names[] = {NULL, s_params, s_flags, s_passthrough};
+    PyObject *places[4] = {NULL};
+    if (given != 1) {
+        PyErr_SetString(PyExc_TypeError, "begin() takes a shape and keyword arguments");
+        return NULL;
+    }
+    if (arguments("begin", places, names, 4, args, given, keywords) < 0) {
+        return NULL;
+    }
+    int recorded = is_recorded(self);
+    if (recorded > 0) {
+        int64_t params = 0, flags = number(places[2], 0);
+        if (places[1] != NULL) {
+            params = (int64_t)(PyLong_AsUnsignedLongLongMask(places[1]) & INT64_MAX);
         }
+        int passthrough = places[3] == NULL || PyErr_Occurred() ? 0 : PyObject_IsTrue(places[3]);
+        flags |= passthrough > 0 ? PASSTHROUGH : 0;
+        Call *call = PyErr_Occurred() ? NULL : begin_call(self, places[0], params, flags);
+        if (call != NULL) {
+            return (PyObject *)call;
+        }
+    }
+    if (PyErr_Occurred() && swallow() < 0) {
+        return NULL;
     }
     Py_RETURN_NONE;
 }
@@ -1087,33 +1194,29 @@ count_flags(Call *call, int64_t *cell, int64_t flags, int64_t duration, int64_t 
     cell[C_IDEMPOTENCY] += (flags & IDEMPOTENCY_KEY) != 0;
 }
 
-static PyObject *
-call_end(Call *call, PyObject *const *args, Py_ssize_t given, PyObject *keywords)
+typedef struct {
+    int64_t rows, sent, received, status, items, flags, blocked_ns; /* rows: -1 when they are not known */
+} Facts;
+
+/* The call is over. -1 with an error that is not ours; the call is counted all the same. */
+static int
+end_call(Call *call, PyObject *error, const Facts *facts)
 {
-    PyObject *const names[] = {s_error, s_rows, s_sent, s_received, s_status, s_items, s_flags, s_blocked_ns};
-    PyObject *places[8] = {NULL};
-    if (arguments("end", places, names, 8, args, given, keywords) < 0) {
-        return NULL;
-    }
     Core *self = call->recorder;
     Cell *cell = call->cell;
     if (self == NULL || cell == NULL || call->ended) {
-        Py_RETURN_NONE;
+        return 0;
     }
-    int64_t now, cpu_now = 0, error_at = 0, status_at = 0;
+    int64_t now, cpu_now = 0, error_at = 0, status_at = 0, status = facts->status;
     if (read_clock(self->clock, &now) < 0) {
-        return swallow() < 0 ? NULL : Py_NewRef(Py_None);
+        return swallow();
     }
     if (call->ended) { /* by another thread, while a clock in Python ran */
-        Py_RETURN_NONE;
+        return 0;
     }
     call->ended = 1;
-    PyObject *error = places[0] == Py_None ? NULL : places[0];
-    int64_t rows = number(places[1], -1), sent = number(places[2], 0), received = number(places[3], 0);
-    int64_t status = number(places[4], 0), items = number(places[5], 0), flags = number(places[6], 0) | call->flags;
-    int64_t blocked_ns = number(places[7], 0);
-    rows = rows < 0 ? -1 : rows;
-    bool raised = false; /* something that is not ours: the call is counted all the same */
+    int64_t flags = facts->flags | call->flags;
+    bool raised = false; /* something that is not ours */
     if (!(flags & PASSTHROUGH)) {
         PyObject *token = PyContextVar_Set(inside, Py_None);
         if (token == NULL) {
@@ -1122,7 +1225,7 @@ call_end(Call *call, PyObject *const *args, Py_ssize_t given, PyObject *keywords
         Py_XDECREF(token);
     }
     if (call->generation != self->generation) {
-        Py_RETURN_NONE;
+        return 0;
     }
     Py_INCREF(call); /* who holds it may let it go while Python code runs */
     if (flags & CPU && read_clock(self->thread_clock, &cpu_now) < 0) {
@@ -1143,9 +1246,14 @@ call_end(Call *call, PyObject *const *args, Py_ssize_t given, PyObject *keywords
         if (cell->status_at && cell->status == status) {
             status_at = cell->status_at;
         }
-        else if (!raised && (status_at = tally_at(cell, TALLY_STATUS, places[4])) > 0) {
-            cell->status = status;
-            cell->status_at = status_at;
+        else if (!raised) {
+            PyObject *fact = PyLong_FromLongLong(status);
+            status_at = fact == NULL ? swallow() : tally_at(cell, TALLY_STATUS, fact);
+            Py_XDECREF(fact);
+            if (status_at > 0) {
+                cell->status = status;
+                cell->status_at = status_at;
+            }
         }
         raised = raised || status_at < 0;
     }
@@ -1180,8 +1288,9 @@ call_end(Call *call, PyObject *const *args, Py_ssize_t given, PyObject *keywords
     if (flags & COUNTED) {
         count_flags(call, words, flags, duration, cpu_now);
     }
-    if (rows >= 0 || sent || received || items || blocked_ns) {
-        add_facts(words, rows, sent, received, items, blocked_ns < duration ? blocked_ns : duration);
+    if (facts->rows >= 0 || facts->sent || facts->received || facts->items || facts->blocked_ns) {
+        add_facts(words, facts->rows, facts->sent, facts->received, facts->items,
+                  facts->blocked_ns < duration ? facts->blocked_ns : duration);
     }
     words[C_ERRORS] += error != NULL;
     if (error_at > 0) {
@@ -1202,12 +1311,26 @@ call_end(Call *call, PyObject *const *args, Py_ssize_t given, PyObject *keywords
         span[2] = duration;
         span[3] = call->thread << 8 | (error != NULL ? SPAN_ERROR : 0) | (flags & IN_TRANSACTION ? SPAN_IN_TRANSACTION : 0);
         span[4] = call->params;
-        span[5] = rows + 1;
+        span[5] = facts->rows + 1;
         __atomic_store_n(&self->words[H_SPANS], ++self->spans, __ATOMIC_RELEASE);
     }
 done:
     Py_DECREF(call);
-    if (raised) {
+    return raised ? -1 : 0;
+}
+
+static PyObject *
+call_end(Call *call, PyObject *const *args, Py_ssize_t given, PyObject *keywords)
+{
+    PyObject *const names[] = {s_error, s_rows, s_sent, s_received, s_status, s_items, s_flags, s_blocked_ns};
+    PyObject *places[8] = {NULL};
+    if (arguments("end", places, names, 8, args, given, keywords) < 0) {
+        return NULL;
+    }
+    Facts facts = {number(places[1], -1), number(places[2], 0), number(places[3], 0), number(places[4], 0),
+                   number(places[5], 0), number(places[6], 0),  number(places[7], 0)};
+    facts.rows = facts.rows < 0 ? -1 : facts.rows;
+    if (end_call(call, places[0] == Py_None ? NULL : places[0], &facts) < 0) {
         return NULL;
     }
     Py_RETURN_NONE;
@@ -1293,6 +1416,630 @@ static PyTypeObject CallType = {
     .tp_dealloc = (destructor)call_dealloc,
     .tp_methods = call_methods,
     .tp_members = call_members,
+};
+
+/* ------------------------------------------------------------------------------------------- what the probes remember */
+
+/* A statement's text, or a command on keys of one template, with its shape. */
+typedef struct {
+    PyObject_HEAD
+    PyObject *shape;
+    char plain, steady;
+    long long first, step;
+} Known;
+
+/* A driver's connection. `reference` is a weak one to it, `dialect` the ORM's that speaks through it. */
+typedef struct {
+    PyObject_HEAD
+    PyObject *reference, *database, *dialect, *orm, *generation;
+} Session;
+
+/* A database or a server as one library reaches it, with all that is known of what it is sent. */
+typedef struct {
+    PyObject_HEAD
+    PyObject *reference, *known;
+    char counts; /* its cursors know how many rows a statement gave when it returns */
+} Server;
+
+#define OBJECTS_OF(type, ...)                                                                                          \
+    static PyObject **type##_objects(void *self, size_t at)                                                            \
+    {                                                                                                                  \
+        static const size_t offsets[] = {__VA_ARGS__};                                                                 \
+        return at < sizeof offsets / sizeof *offsets ? (PyObject **)((char *)self + offsets[at]) : NULL;               \
+    }                                                                                                                  \
+    static int type##_traverse(PyObject *self, visitproc visit, void *arg)                                             \
+    {                                                                                                                  \
+        PyObject **object;                                                                                             \
+        for (size_t at = 0; (object = type##_objects(self, at)) != NULL; at++) {                                       \
+            Py_VISIT(*object);                                                                                         \
+        }                                                                                                              \
+        return 0;                                                                                                      \
+    }                                                                                                                  \
+    static int type##_clear(PyObject *self)                                                                            \
+    {                                                                                                                  \
+        PyObject **object;                                                                                             \
+        for (size_t at = 0; (object = type##_objects(self, at)) != NULL; at++) {                                       \
+            Py_CLEAR(*object);                                                                                         \
+        }                                                                                                              \
+        return 0;                                                                                                      \
+    }                                                                                                                  \
+    static void type##_dealloc(PyObject *self)                                                                         \
+    {                                                                                                                  \
+        PyObject_GC_UnTrack(self);                                                                                     \
+        type##_clear(self);                                                                                            \
+        Py_TYPE(self)->tp_free(self);                                                                                  \
+    }
+
+#define REMEMBERED(type, name, text)                                                                                   \
+    static PyTypeObject name##Type = {                                                                                 \
+        PyVarObject_HEAD_INIT(NULL, 0).tp_name = "jobdoctor.capture._accelerator." #name,                              \
+        .tp_basicsize = sizeof(name),                                                                                  \
+        .tp_flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_BASETYPE,                                     \
+        .tp_doc = text,                                                                                                \
+        .tp_new = PyType_GenericNew,                                                                                   \
+        .tp_traverse = type##_traverse,                                                                                \
+        .tp_clear = type##_clear,                                                                                      \
+        .tp_dealloc = type##_dealloc,                                                                                  \
+        .tp_free = PyObject_GC_Del,                                                                                    \
+        .tp_members = type##_members,                                                                                  \
+    };
+
+OBJECTS_OF(known, offsetof(Known, shape))
+static PyMemberDef known_members[] = {
+    {"shape", T_OBJECT, offsetof(Known, shape), 0, NULL},     {"plain", T_BOOL, offsetof(Known, plain), 0, NULL},
+    {"steady", T_BOOL, offsetof(Known, steady), 0, NULL},     {"first", T_LONGLONG, offsetof(Known, first), 0, NULL},
+    {"step", T_LONGLONG, offsetof(Known, step), 0, NULL},     {NULL},
+};
+REMEMBERED(known, Known, "What is known of a statement or a command.")
+
+OBJECTS_OF(session, offsetof(Session, reference), offsetof(Session, database), offsetof(Session, dialect),
+           offsetof(Session, orm), offsetof(Session, generation))
+static PyMemberDef session_members[] = {
+    {"reference", T_OBJECT, offsetof(Session, reference), 0, NULL},
+    {"database", T_OBJECT, offsetof(Session, database), 0, NULL},
+    {"dialect", T_OBJECT, offsetof(Session, dialect), 0, NULL},
+    {"orm", T_OBJECT, offsetof(Session, orm), 0, NULL},
+    {"generation", T_OBJECT, offsetof(Session, generation), 0, NULL},
+    {NULL},
+};
+REMEMBERED(session, Session, "What is remembered of a driver's connection.")
+
+OBJECTS_OF(server, offsetof(Server, reference), offsetof(Server, known))
+static PyMemberDef server_members[] = {
+    {"reference", T_OBJECT, offsetof(Server, reference), 0, NULL},
+    {"known", T_OBJECT, offsetof(Server, known), 0, NULL},
+    {"counts", T_BOOL, offsetof(Server, counts), 0, NULL},
+    {NULL},
+};
+REMEMBERED(server, Server, "What is remembered of a database or a server.")
+
+/* Whether a weak reference is one to the object. */
+static bool
+refers_to(PyObject *reference, PyObject *object)
+{
+    if (reference == NULL || !PyWeakref_CheckRef(reference)) {
+        return false;
+    }
+#if PY_VERSION_HEX >= 0x030D0000
+    PyObject *target = NULL;
+    bool same = PyWeakref_GetRef(reference, &target) > 0 && target == object;
+    Py_XDECREF(target);
+    return same;
+#else
+    return PyWeakref_GET_OBJECT(reference) == object;
+#endif
+}
+
+/* An object of a dict by another one's identity, borrowed; NULL, maybe with an error. */
+static PyObject *
+by_identity(PyObject *dict, PyObject *object)
+{
+    PyObject *key = PyLong_FromVoidPtr(object);
+    PyObject *found = key == NULL ? NULL : PyDict_GetItemWithError(dict, key);
+    Py_XDECREF(key);
+    return found;
+}
+
+/* ---------------------------------------------------------------------------------------------------------- wrappers */
+
+/* What a probe puts in the place of a method. The most frequent calls are recorded here from end to end; all that is out
+   of the ordinary is left to the wrapper in Python, `rest`, which does the same for every call. */
+typedef struct Wrapper Wrapper;
+typedef PyObject *(*Record)(Wrapper *, Core *, PyObject *const *, size_t, PyObject *);
+
+struct Wrapper {
+    PyObject_HEAD
+    vectorcallfunc vectorcall;
+    Record record;
+    PyObject *original, *rest, *dict;
+    PyObject *sessions; /* by a connection's identity; a Redis wrapper's servers, by that of their pools */
+    PyObject *open, *relationship, *settle, *fail;
+    PyObject *recent; /* the session, or the server, that was used last */
+    PyObject *weakrefs;
+};
+
+static PyObject *recorder_names; /* of the module `recorder` */
+
+OBJECTS_OF(wrapper, offsetof(Wrapper, original), offsetof(Wrapper, rest), offsetof(Wrapper, dict),
+           offsetof(Wrapper, sessions), offsetof(Wrapper, open), offsetof(Wrapper, relationship),
+           offsetof(Wrapper, settle), offsetof(Wrapper, fail), offsetof(Wrapper, recent))
+
+static PyObject *
+wrapper_call(PyObject *callable, PyObject *const *args, size_t count, PyObject *keywords)
+{
+    Wrapper *self = (Wrapper *)callable;
+    PyObject *current = PyDict_GetItemWithError(recorder_names, s_current); /* borrowed */
+    if (current == Py_None || current == NULL) {
+        PyErr_Clear();
+        return PyObject_Vectorcall(self->original, args, count, keywords);
+    }
+    if (!PyObject_TypeCheck(current, &CoreType)) {
+        return PyObject_Vectorcall(self->rest, args, count, keywords);
+    }
+    Core *core = (Core *)current;
+    int recorded = is_recorded(core);
+    if (recorded <= 0) {
+        PyErr_Clear();
+        return PyObject_Vectorcall(self->original, args, count, keywords);
+    }
+    Py_INCREF(core);
+    PyObject *result = self->record(self, core, args, count, keywords);
+    Py_DECREF(core);
+    return result;
+}
+
+/* The rest does it, unless something happened that is not ours. */
+static PyObject *
+leave_it(Wrapper *self, PyObject *const *args, size_t count, PyObject *keywords)
+{
+    if (PyErr_Occurred() && swallow() < 0) {
+        return NULL;
+    }
+    return PyObject_Vectorcall(self->rest, args, count, keywords);
+}
+
+/* An exception of the call goes on; one that came up meanwhile and is not ours, in its place. */
+static PyObject *
+go_on(PyObject *raised)
+{
+    if (PyErr_Occurred() && swallow() < 0) {
+        PyObject *later = take_error();
+        if (later != raised) {
+            PyException_SetContext(later, raised); /* takes the reference */
+        }
+        put_error(later);
+        return NULL;
+    }
+    put_error(raised);
+    return NULL;
+}
+
+/* The hash of a call's parameters, as calls have it; -1 with an error, or when there is no short way to it. */
+static int64_t
+hash_of(PyObject *parameters)
+{
+    Py_hash_t hash = PyObject_Hash(parameters);
+    if (hash == -1) {
+        return -1;
+    }
+    return (int64_t)(hash ? hash : 1) & INT64_MAX;
+}
+
+/* -- statements */
+
+/* The session of a driver's connection, borrowed; NULL, maybe with an error, when it is to be made. */
+static Session *
+session_of(Wrapper *self, PyObject *connection)
+{
+    Session *recent = (Session *)self->recent;
+    if (recent != NULL && refers_to(recent->reference, connection)) {
+        return recent;
+    }
+    PyObject *found = by_identity(self->sessions, connection);
+    if (found == NULL || !PyObject_TypeCheck(found, &SessionType) ||
+        !refers_to(((Session *)found)->reference, connection)) {
+        return NULL;
+    }
+    PyObject *old = self->recent;
+    self->recent = Py_NewRef(found);
+    Py_XDECREF(old);
+    return (Session *)self->recent;
+}
+
+/* Attributes of psycopg's cursors are properties in Python around a slot: the slot, where there is one. */
+static PyObject *
+attribute_or(PyObject *cursor, PyObject *slot, PyObject *name)
+{
+    PyObject *found = PyDict_GetItemWithError(cursor_types, (PyObject *)Py_TYPE(cursor));
+    if (found == NULL) {
+        if (PyErr_Occurred()) {
+            return NULL;
+        }
+        PyObject *behind = _PyType_Lookup(Py_TYPE(cursor), s__conn), *rows = _PyType_Lookup(Py_TYPE(cursor), s__rowcount);
+        PyObject *module = PyObject_GetAttrString((PyObject *)Py_TYPE(cursor), "__module__");
+        bool known = module != NULL && PyUnicode_Check(module) && PyUnicode_Find(module, s_psycopg, 0, 8, 1) == 0 &&
+                     behind != NULL && Py_IS_TYPE(behind, &PyMemberDescr_Type) && rows != NULL &&
+                     Py_IS_TYPE(rows, &PyMemberDescr_Type);
+        Py_XDECREF(module);
+        PyErr_Clear();
+        found = known ? Py_True : Py_False;
+        if (PyDict_GET_SIZE(cursor_types) < 100 &&
+            PyDict_SetItem(cursor_types, (PyObject *)Py_TYPE(cursor), found) < 0) {
+            return NULL;
+        }
+    }
+    return PyObject_GetAttr(cursor, found == Py_True ? slot : name);
+}
+
+/* What is known of a statement of which nothing is out of the ordinary; borrowed. NULL, maybe with an error. */
+static Known *
+known_statement(Wrapper *self, Core *core, Server *database, PyObject *statement)
+{
+    PyObject *related = NULL, *found;
+    if (!PyUnicode_CheckExact(statement) || database->known == NULL || !PyDict_CheckExact(database->known) ||
+        PyContextVar_Get(self->relationship, NULL, &related) < 0) {
+        return NULL;
+    }
+    if (related != NULL && PyUnicode_Check(related) && PyUnicode_GET_LENGTH(related) == 0) {
+        found = PyDict_GetItemWithError(database->known, statement);
+    }
+    else {
+        PyObject *key = related == NULL ? NULL : PyTuple_Pack(2, statement, related);
+        found = key == NULL ? NULL : PyDict_GetItemWithError(database->known, key);
+        Py_XDECREF(key);
+    }
+    Py_XDECREF(related);
+    Known *known = (Known *)found;
+    if (found == NULL || !PyObject_TypeCheck(found, &KnownType) || !known->plain || known->shape == NULL ||
+        !Py_IS_TYPE(known->shape, &ShapeType) || ((Shape *)known->shape)->generation != core->generation) {
+        return NULL;
+    }
+    return known;
+}
+
+/* The hash of a statement's parameters, 0 for none; -1 as `hash_of`. */
+static int64_t
+statement_parameters(PyObject *parameters)
+{
+    if (parameters == NULL || parameters == Py_None) {
+        return 0;
+    }
+    if (PyTuple_CheckExact(parameters)) {
+        return PyTuple_GET_SIZE(parameters) ? hash_of(parameters) : 0;
+    }
+    if (!PyDict_CheckExact(parameters)) {
+        return -1;
+    }
+    if (PyDict_GET_SIZE(parameters) == 0) {
+        return 0;
+    }
+    PyObject *values = PyTuple_New(PyDict_GET_SIZE(parameters)), *value;
+    if (values == NULL) {
+        return -1;
+    }
+    Py_ssize_t position = 0, at = 0;
+    while (at < PyTuple_GET_SIZE(values) && PyDict_Next(parameters, &position, NULL, &value)) {
+        PyTuple_SET_ITEM(values, at++, Py_NewRef(value));
+    }
+    int64_t hash = hash_of(values);
+    Py_DECREF(values);
+    return hash;
+}
+
+/* A statement that a cursor executes, through a dialect or by itself: what `sqlalchemy_dialect` and `psycopg_driver` do,
+   when its text and its connection were seen before in this execution. */
+static PyObject *
+record_statement(Wrapper *self, Core *core, PyObject *const *args, size_t count, PyObject *keywords, bool dialect)
+{
+    Py_ssize_t given = PyVectorcall_NARGS(count);
+    PyObject *connection = NULL, *parameters;
+    Known *known = NULL;
+    Call *call = NULL;
+    if (keywords != NULL || given < (dialect ? 4 : 2) || given > (dialect ? 5 : 3)) {
+        return leave_it(self, args, count, keywords);
+    }
+    PyObject *cursor = args[dialect], *statement = args[dialect + 1];
+    parameters = given > dialect + 2 ? args[dialect + 2] : NULL;
+    connection = attribute_or(cursor, s__conn, s_connection);
+    Session *session = connection == NULL ? NULL : session_of(self, connection);
+    if (session == NULL || session->generation != core->generation || (dialect && session->dialect != args[0])) {
+        goto leave;
+    }
+    Server *database = (Server *)(dialect ? session->orm : session->database);
+    if (database == NULL || !PyObject_TypeCheck((PyObject *)database, &ServerType) || !database->counts) {
+        goto leave;
+    }
+    known = (Known *)Py_XNewRef((PyObject *)known_statement(self, core, database, statement));
+    int64_t params = known == NULL ? -1 : statement_parameters(parameters);
+    if (params < 0) {
+        goto leave;
+    }
+    call = begin_call(core, known->shape, params, 0);
+    if (call == NULL) {
+        Py_DECREF(connection);
+        Py_DECREF(known);
+        return PyErr_Occurred() ? NULL : PyObject_Vectorcall(self->original, args, count, keywords);
+    }
+    PyObject *result = PyObject_Vectorcall(self->original, args, count, keywords);
+    if (result == NULL) {
+        PyObject *raised = take_error();
+        PyObject *done = PyObject_CallFunction(self->fail, "OO(OOi)OO", core, args[0], call, known, 0, cursor, raised);
+        Py_XDECREF(done);
+        go_on(raised);
+    }
+    else {
+        Facts facts = {.rows = -1};
+        PyObject *rows = attribute_or(cursor, s__rowcount, s_rowcount);
+        if (rows != NULL && PyLong_CheckExact(rows)) {
+            facts.rows = number(rows, -1);
+            facts.rows = facts.rows < 0 ? -1 : facts.rows;
+        }
+        Py_XDECREF(rows);
+        PyObject *raised = PyErr_Occurred() && swallow() < 0 ? take_error() : NULL; /* not ours: it goes on, counted */
+        bool failed = end_call(call, NULL, &facts) < 0;
+        if (raised != NULL) {
+            PyErr_Clear();
+            put_error(raised);
+            failed = true;
+        }
+        PyObject *open = failed ? NULL : by_identity(self->open, connection);
+        if (!failed && (!known->steady || open != core->generation)) {
+            PyObject *done = PyErr_Occurred() ? NULL : PyObject_CallFunctionObjArgs(self->settle, core, args[0], cursor, NULL);
+            Py_XDECREF(done);
+            failed = done == NULL && swallow() < 0;
+        }
+        if (failed) {
+            Py_CLEAR(result);
+        }
+    }
+    Py_DECREF(call);
+    Py_DECREF(known);
+    Py_DECREF(connection);
+    return result;
+
+leave:
+    Py_XDECREF(connection);
+    Py_XDECREF(known);
+    return leave_it(self, args, count, keywords);
+}
+
+static PyObject *
+record_dialect(Wrapper *self, Core *core, PyObject *const *args, size_t count, PyObject *keywords)
+{
+    return record_statement(self, core, args, count, keywords, true);
+}
+
+static PyObject *
+record_driver(Wrapper *self, Core *core, PyObject *const *args, size_t count, PyObject *keywords)
+{
+    return record_statement(self, core, args, count, keywords, false);
+}
+
+/* -- Redis */
+
+#define LONGEST_KEY 4096
+
+/* A key with a zero for any digit, as `fingerprint.skeleton` has it where no digit stays; NULL, maybe with an error. */
+static PyObject *
+zeros_of(PyObject *key)
+{
+    Py_ssize_t length;
+    const char *text = PyUnicode_CheckExact(key) ? PyUnicode_AsUTF8AndSize(key, &length) : NULL;
+    PyObject *zeros = text == NULL || length > LONGEST_KEY ? NULL : PyBytes_FromStringAndSize(text, length);
+    if (zeros != NULL) {
+        char *zero = PyBytes_AS_STRING(zeros);
+        for (Py_ssize_t at = 0; at < length; at++) {
+            zero[at] = zero[at] >= '1' && zero[at] <= '9' ? '0' : zero[at];
+        }
+    }
+    return zeros;
+}
+
+/* What is known of a command on a key; borrowed. NULL, maybe with an error. */
+static Known *
+known_command(Core *core, Server *server, PyObject *command, PyObject *key)
+{
+    PyObject *zeros = PyUnicode_CheckExact(command) && PyDict_CheckExact(server->known) ? zeros_of(key) : NULL;
+    PyObject *pair = zeros == NULL ? NULL : PyTuple_Pack(2, command, zeros);
+    Known *known = pair == NULL ? NULL : (Known *)PyDict_GetItemWithError(server->known, pair);
+    Py_XDECREF(zeros);
+    Py_XDECREF(pair);
+    if (known == NULL || !PyObject_TypeCheck((PyObject *)known, &KnownType) || known->shape == NULL ||
+        !Py_IS_TYPE(known->shape, &ShapeType) || ((Shape *)known->shape)->generation != core->generation) {
+        return NULL;
+    }
+    return known;
+}
+
+static int64_t
+size_of(PyObject *const *texts, Py_ssize_t count)
+{
+    int64_t size = 0;
+    for (Py_ssize_t at = 0; at < count; at++) {
+        if (PyUnicode_CheckExact(texts[at])) {
+            size += PyUnicode_GET_LENGTH(texts[at]);
+        }
+        else if (PyBytes_CheckExact(texts[at])) {
+            size += PyBytes_GET_SIZE(texts[at]);
+        }
+    }
+    return size;
+}
+
+static Server *
+server_of(Wrapper *self, PyObject *client)
+{
+    PyObject *pool = PyObject_GetAttr(client, s_connection_pool);
+    if (pool == NULL) {
+        return NULL;
+    }
+    Server *server = (Server *)self->recent;
+    if (server == NULL || !refers_to(server->reference, pool)) {
+        server = (Server *)by_identity(self->sessions, pool);
+        if (server != NULL && (!PyObject_TypeCheck((PyObject *)server, &ServerType) || server->known == NULL ||
+                               !refers_to(server->reference, pool))) {
+            server = NULL;
+        }
+        if (server != NULL) {
+            PyObject *old = self->recent;
+            self->recent = Py_NewRef((PyObject *)server);
+            Py_XDECREF(old);
+            server = (Server *)self->recent;
+        }
+    }
+    Py_DECREF(pool);
+    return server;
+}
+
+/* What `redis_client` does of a command on one key that is a text, when its like was seen before in this execution. */
+static PyObject *
+record_command(Wrapper *self, Core *core, PyObject *const *args, size_t count, PyObject *keywords)
+{
+    Py_ssize_t given = PyVectorcall_NARGS(count);
+    Server *server = given < 3 ? NULL : server_of(self, args[0]);
+    Known *known = server == NULL ? NULL : known_command(core, server, args[1], args[2]);
+    PyObject *rest = known == NULL ? NULL : PyTuple_New(given - 2);
+    if (rest == NULL) {
+        return leave_it(self, args, count, keywords);
+    }
+    Py_INCREF(known);
+    for (Py_ssize_t at = 2; at < given; at++) {
+        PyTuple_SET_ITEM(rest, at - 2, Py_NewRef(args[at]));
+    }
+    int64_t params = hash_of(rest);
+    Py_DECREF(rest);
+    if (params < 0) {
+        Py_DECREF(known);
+        return leave_it(self, args, count, keywords);
+    }
+    Facts facts = {.rows = -1};
+    if (known->step && given - 2 - known->first >= 2 * known->step) {
+        facts.items = (given - 2 - known->first) / known->step;
+    }
+    Call *call = begin_call(core, known->shape, params, facts.items ? BATCHED : 0);
+    Py_DECREF(known);
+    if (call == NULL) {
+        return PyErr_Occurred() ? NULL : PyObject_Vectorcall(self->original, args, count, keywords);
+    }
+    PyObject *result = PyObject_Vectorcall(self->original, args, count, keywords);
+    if (result == NULL) {
+        PyObject *raised = take_error();
+        Facts none = {.rows = -1};
+        end_call(call, raised, &none);
+        go_on(raised);
+    }
+    else {
+        facts.sent = size_of(args, given);
+        facts.received = PyList_CheckExact(result)
+                             ? size_of(((PyListObject *)result)->ob_item, PyList_GET_SIZE(result))
+                             : size_of(&result, 1);
+        if (end_call(call, NULL, &facts) < 0) {
+            Py_CLEAR(result);
+        }
+    }
+    Py_DECREF(call);
+    return result;
+}
+
+/* -- the type */
+
+static PyObject *
+wrapper_new(PyTypeObject *type, PyObject *args, PyObject *keywords)
+{
+    static char *names[] = {"kind", "original", "rest", "sessions", "open", "relationship", "settle", "fail", NULL};
+    const char *kind;
+    PyObject *original, *rest, *sessions, *open = NULL, *relationship = NULL, *settle = NULL, *fail = NULL;
+    if (!PyArg_ParseTupleAndKeywords(args, keywords, "sOOO!|O!O!OO:Wrapper", names, &kind, &original, &rest, &PyDict_Type,
+                                     &sessions, &PyDict_Type, &open, &PyContextVar_Type, &relationship, &settle,
+                                     &fail)) {
+        return NULL;
+    }
+    Record record = !strcmp(kind, "dialect")  ? record_dialect
+                    : !strcmp(kind, "driver") ? record_driver
+                    : !strcmp(kind, "command") ? record_command
+                                               : NULL;
+    if (record == NULL || (record != record_command && fail == NULL)) {
+        PyErr_SetString(PyExc_ValueError, "no such kind of wrapper");
+        return NULL;
+    }
+    if (recorder_names == NULL) {
+        PyObject *module = PyImport_ImportModule("jobdoctor.capture.recorder");
+        if (module == NULL) {
+            return NULL;
+        }
+        recorder_names = Py_NewRef(PyModule_GetDict(module));
+        Py_DECREF(module);
+    }
+    Wrapper *self = (Wrapper *)type->tp_alloc(type, 0);
+    if (self != NULL) {
+        self->vectorcall = wrapper_call;
+        self->record = record;
+        self->original = Py_NewRef(original);
+        self->rest = Py_NewRef(rest);
+        self->sessions = Py_NewRef(sessions);
+        self->open = Py_XNewRef(open);
+        self->relationship = Py_XNewRef(relationship);
+        self->settle = Py_XNewRef(settle);
+        self->fail = Py_XNewRef(fail);
+    }
+    return (PyObject *)self;
+}
+
+static PyObject *
+wrapper_get(PyObject *self, PyObject *instance, PyObject *Py_UNUSED(type))
+{
+    return instance == NULL || instance == Py_None ? Py_NewRef(self) : PyMethod_New(self, instance);
+}
+
+static PyObject *
+wrapper_repr(PyObject *self)
+{
+    return PyObject_Repr(((Wrapper *)self)->rest);
+}
+
+/* As functions are: by the name where they stand. */
+static PyObject *
+wrapper_reduce(PyObject *self, PyObject *Py_UNUSED(none))
+{
+    return PyObject_GetAttrString(self, "__qualname__");
+}
+
+static PyMethodDef wrapper_methods[] = {
+    {"__reduce__", wrapper_reduce, METH_NOARGS, NULL},
+    {NULL},
+};
+
+static PyGetSetDef wrapper_getset[] = {
+    {"__dict__", PyObject_GenericGetDict, PyObject_GenericSetDict, NULL, NULL},
+    {NULL},
+};
+
+static void
+wrapper_free(PyObject *self)
+{
+    if (((Wrapper *)self)->weakrefs != NULL) {
+        PyObject_ClearWeakRefs(self);
+    }
+    wrapper_dealloc(self);
+}
+
+static PyTypeObject WrapperType = {
+    PyVarObject_HEAD_INIT(NULL, 0).tp_name = "jobdoctor.capture._accelerator.Wrapper",
+    .tp_basicsize = sizeof(Wrapper),
+    .tp_flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_HAVE_VECTORCALL | Py_TPFLAGS_METHOD_DESCRIPTOR,
+    .tp_new = wrapper_new,
+    .tp_call = PyVectorcall_Call,
+    .tp_vectorcall_offset = offsetof(Wrapper, vectorcall),
+    .tp_descr_get = wrapper_get,
+    .tp_dictoffset = offsetof(Wrapper, dict),
+    .tp_weaklistoffset = offsetof(Wrapper, weakrefs),
+    .tp_repr = wrapper_repr,
+    .tp_traverse = wrapper_traverse,
+    .tp_clear = wrapper_clear,
+    .tp_dealloc = wrapper_free,
+    .tp_free = PyObject_GC_Del,
+    .tp_methods = wrapper_methods,
+    .tp_getset = wrapper_getset,
 };
 
 /* ---------------------------------------------------------------------------------------------------------- the rest */
@@ -1464,6 +2211,7 @@ take_all(void)
     NAMES(TAKE_NAME)
     PyObject *names = NULL;
     if ((s_nothing = PyUnicode_InternFromString("")) == NULL ||
+        (s_psycopg = PyUnicode_InternFromString("psycopg.")) == NULL || (cursor_types = PyDict_New()) == NULL ||
         take_number("jobdoctor.capture.layout", "DISTINCT_FACTOR", (int64_t *)&distinct_factor) < 0 ||
         take_number("jobdoctor.capture.layout", "DISTINCT_CELL_FACTOR", (int64_t *)&distinct_cell_factor) < 0 ||
         take_object("jobdoctor.capture.layout", "CHANNELS", &names) < 0 ||
@@ -1471,7 +2219,7 @@ take_all(void)
         take_object("jobdoctor.capture.callsites", "files", &files) < 0 ||
         take_object("jobdoctor.capture.callsites", "beyond_greenlets", &beyond_greenlets) < 0 ||
         take_object("jobdoctor.capture.foreign", "foreign", &foreign) < 0 ||
-        take_object("sys", "_getframe", &getframe) < 0 || take_object("sys", "modules", &modules) < 0 ||
+        take_object("sys", "modules", &modules) < 0 ||
         take_object("time", "perf_counter_ns", &perf_counter_ns) < 0 ||
         take_object("time", "thread_time_ns", &thread_time_ns) < 0) {
         Py_XDECREF(names);
@@ -1490,8 +2238,13 @@ take_all(void)
 static int
 execute(PyObject *module)
 {
+#ifdef OWN_FRAMES
+    own_frames = frames_agree();
+#endif
     if (take_all() < 0 || PyModule_AddType(module, &CoreType) < 0 || PyModule_AddType(module, &CellType) < 0 ||
-        PyModule_AddType(module, &ShapeType) < 0 || PyModule_AddType(module, &CallType) < 0) {
+        PyModule_AddType(module, &ShapeType) < 0 || PyModule_AddType(module, &CallType) < 0 ||
+        PyModule_AddType(module, &KnownType) < 0 || PyModule_AddType(module, &SessionType) < 0 ||
+        PyModule_AddType(module, &ServerType) < 0 || PyModule_AddType(module, &WrapperType) < 0) {
         return -1;
     }
     return PyModule_AddIntConstant(module, "CONTRACT", CONTRACT);

@@ -15,8 +15,10 @@ measures once in each process on a scratch memory.
 
 from __future__ import annotations
 
+import functools
 import importlib
 import os
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from jobdoctor.capture import callsites
@@ -27,7 +29,7 @@ from jobdoctor.capture.memory import Memory, memory_path, open_memory
 from jobdoctor.capture.reference import OTHER, PythonRecorder, type_name
 
 #: What ``reference`` and the accelerator have agreed upon; one that was built from other sources is left alone.
-_CONTRACT = 1
+_CONTRACT = 2
 
 
 def _load() -> Any:
@@ -47,7 +49,9 @@ ACCELERATED = _core is not None
 
 if TYPE_CHECKING or _core is None:
     Recorder = PythonRecorder
+    from jobdoctor.capture.remembered import Known, Server, Session
 else:
+    Known, Server, Session = _core.Known, _core.Server, _core.Session
 
     class Recorder(_core.Core, PythonRecorder):
         """The recorder with its hot path in C."""
@@ -92,6 +96,18 @@ def _say_fork() -> None:
 os.register_at_fork(before=_say_fork, after_in_child=_forget_in_child)
 
 
+def hot(make: Callable[[Any], Any], kind: str, **more: Any) -> Callable[[Any], Any]:
+    """``make``, which wraps a method in Python; in front of its wrapper one in C, where there is the accelerator, that
+    records the most frequent calls by itself. ``kind`` and ``more`` are for that one."""
+    if _core is None:
+        return make
+
+    def made(original: Any) -> Any:
+        return functools.update_wrapper(_core.Wrapper(kind, original, make(original), **more), original)
+
+    return made
+
+
 def calibrate() -> int:
     """Cost of one begin/end pair in this process, ns: see ``PythonRecorder.calibrate``."""
     return Recorder.calibrate()
@@ -107,14 +123,18 @@ __all__ = [
     "PHASES",
     "Call",
     "Cell",
+    "Known",
     "Memory",
     "PythonRecorder",
     "Recorder",
+    "Server",
+    "Session",
     "Shape",
     "calibrate",
     "callsites",
     "current",
     "foreign",
+    "hot",
     "memory_path",
     "open_memory",
     "start",

@@ -16,11 +16,14 @@ from jobdoctor.capture.probes.statements import (
     begin_connect,
     follow,
     in_transaction,
+    open_transactions,
     postgresql,
     postgresql_target,
+    relationship,
+    sessions,
     track,
 )
-from jobdoctor.capture.recorder import Call, Recorder
+from jobdoctor.capture.recorder import Call, Recorder, hot
 
 LIBRARY = "psycopg"
 
@@ -330,6 +333,26 @@ def _block_async(original: Callable[..., Any], entering: bool) -> Callable[..., 
     return step
 
 
+def _settle(rec: Recorder, cursor: Any, _cursor: Any) -> None:
+    """A statement that the accelerator recorded may have begun or ended a transaction."""
+    connection = cursor.connection
+    track(rec, connection, in_transaction(connection))
+
+
+def _raised(rec: Recorder, cursor: Any, begun: Begun, _cursor: Any, error: BaseException) -> None:
+    """A statement that the accelerator recorded raised."""
+    _end(rec, cursor, begun, error)
+
+
+_hot: dict[str, Any] = {
+    "sessions": sessions,
+    "open": open_transactions,
+    "relationship": relationship,
+    "settle": _settle,
+    "fail": _raised,
+}
+
+
 class PsycopgProbe(Probe):
     """psycopg's cursors and connections. Rows are known when ``execute`` returns: the client holds the whole result."""
 
@@ -341,7 +364,8 @@ class PsycopgProbe(Probe):
         """Replace the methods that speak to the server; ``psycopg.connect`` is a bound method taken at import."""
         m: Any = module
         for cursor in (m.Cursor, m.ServerCursor):
-            self.replace(cursor, "execute", lambda original: _execute(original, False), own=True)
+            execute = hot(lambda original: _execute(original, False), "driver", **_hot)
+            self.replace(cursor, "execute", execute, own=True)
             self.replace(cursor, "executemany", lambda original: _execute(original, True), own=True)
         for cursor in (m.AsyncCursor, m.AsyncServerCursor):
             self.replace(cursor, "execute", lambda original: _execute_async(original, False), own=True)

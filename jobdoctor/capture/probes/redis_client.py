@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Final
 from jobdoctor import fingerprint
 from jobdoctor.capture import recorder
 from jobdoctor.capture.probes.base import Probe, foreign, recorded, recorded_async, renewed
-from jobdoctor.capture.recorder import BATCHED, Call, Recorder, Shape
+from jobdoctor.capture.recorder import BATCHED, Call, Recorder, Shape, hot
 
 LIBRARY = "redis"
 
@@ -35,11 +35,10 @@ _LOOKED_AT: Final = 200
 _MEASURED: Final = 1000
 
 
-class _Known:
-    """A command on keys of one template: its shape, where the members begin that it is about, and how many arguments
-    one takes (0: it is about its key)."""
+class _Known(recorder.Known):
+    """A command on keys of one template."""
 
-    __slots__ = ("first", "shape", "step")
+    __slots__ = ()
 
     def __init__(self, shape: Shape, first: int, step: int) -> None:
         self.shape = shape
@@ -47,15 +46,15 @@ class _Known:
         self.step = step
 
 
-class _Server:
+class _Server(recorder.Server):
     """A server's database, as one pool reaches it. ``known``: by command and the key's skeleton."""
 
-    __slots__ = ("known", "reference", "target")
+    __slots__ = ("target",)
 
     def __init__(self, reference: Callable[[], Any], target: str) -> None:
         self.reference = reference
         self.target = target
-        self.known: dict[tuple[Any, Any], _Known] = {}
+        self.known = {}
 
 
 _servers: dict[int, _Server] = {}
@@ -267,6 +266,7 @@ class RedisProbe(Probe):
         client = m.Redis if name.startswith("redis") else m.Valkey
         asynchronous = "asyncio" in name
         for owner, method in ((client, "execute_command"), (m.Pipeline, "immediate_execute_command")):
-            self.replace(owner, method, _command_async if asynchronous else _command)
+            make = _command_async if asynchronous else hot(_command, "command", sessions=_servers)
+            self.replace(owner, method, make)
         wrap = recorded_async if asynchronous else recorded
         self.replace(m.Pipeline, "execute", lambda original: wrap(original, _begin_pipeline))

@@ -13,9 +13,10 @@ from types import ModuleType
 from typing import Any, ClassVar
 
 from jobdoctor.capture import recorder
-from jobdoctor.capture.probes.base import Probe, foreign
+from jobdoctor.capture.probes.base import Probe, foreign, occupied
 from jobdoctor.capture.probes.mysql import is_mysql, mysql, mysql_target
 from jobdoctor.capture.probes.statements import (
+    Begun,
     Database,
     Known,
     Session,
@@ -31,7 +32,7 @@ from jobdoctor.capture.probes.statements import (
     sessions,
     track,
 )
-from jobdoctor.capture.recorder import Call, Recorder
+from jobdoctor.capture.recorder import Call, Recorder, hot
 
 LIBRARY = "sqlalchemy"
 #: SQLAlchemy's names for one kind of server.
@@ -120,6 +121,8 @@ def _begin(
             or session.dialect is not dialect
             or session.reference() is not connection
         ):
+            if rec.silent or occupied(rec):
+                return None
             session = _session(rec, dialect, cursor, context)
         database = session.orm
         if database is None:
@@ -200,6 +203,17 @@ def _track(rec: Recorder, connection: Any) -> None:
     track(rec, connection, state)
 
 
+def _settle(rec: Recorder, _dialect: Any, cursor: Any) -> None:
+    """A statement that the accelerator recorded may have begun or ended a transaction."""
+    _track(rec, _connection(cursor, None))
+
+
+def _raised(rec: Recorder, dialect: Any, begun: Begun, cursor: Any, error: BaseException) -> None:
+    """A statement that the accelerator recorded raised."""
+    _fail(rec, dialect, cursor, (*begun, 0), None, error)
+    begun[0].end(error)  # where nothing is known of the dialect any more
+
+
 def _execute(original: Callable[..., Any], many: bool = False) -> Callable[..., Any]:
     @functools.wraps(original)
     def do_execute(self: Any, cursor: Any, statement: Any, parameters: Any, context: Any = None) -> Any:
@@ -271,6 +285,15 @@ def _transaction_end(original: Callable[..., Any], word: str) -> Callable[..., A
     return end
 
 
+_hot: dict[str, Any] = {
+    "sessions": sessions,
+    "open": open_transactions,
+    "relationship": relationship,
+    "settle": _settle,
+    "fail": _raised,
+}
+
+
 class SqlAlchemyProbe(Probe):
     """Statements, commits and rollbacks through SQLAlchemy, Core and ORM."""
 
@@ -291,7 +314,7 @@ class SqlAlchemyProbe(Probe):
         name = module.__name__
         if name == "sqlalchemy.engine.default":
             dialect = m.DefaultDialect
-            self.replace(dialect, "do_execute", _execute)
+            self.replace(dialect, "do_execute", hot(_execute, "dialect", **_hot))
             self.replace(dialect, "do_executemany", lambda original: _execute(original, many=True))
             self.replace(dialect, "do_execute_no_params", _execute_no_params)
             self.replace(dialect, "do_commit", lambda original: _transaction_end(original, "COMMIT"))

@@ -27,17 +27,15 @@ _LOOPBACK = frozenset({"", "localhost", "127.0.0.1", "::1", "0.0.0.0"})  # noqa:
 _SQLITE_BUSY_NS = 20_000_000
 
 
-class Known:
+class Known(recorder.Known):
     """What the text of a statement says, learnt once."""
 
-    __slots__ = ("busy", "plain", "shape", "sql", "steady")
+    __slots__ = ("busy", "sql")
 
     def __init__(self, sql: SqlShape, shape: Shape, sqlite: bool) -> None:
         self.sql = sql
         self.shape = shape
-        #: Its parameters are the only values in it, and it is about one set of them.
         self.plain = not sql.literals and not sql.items and not sql.takes_array
-        #: A transaction that is open stays open: no COMMIT hides in it.
         self.steady = sql.effect in ("read", "write") and ";" not in sql.fingerprint
         #: It takes SQLite's lock and does nothing else: how long it takes is how long it was waited for.
         self.busy = (
@@ -51,10 +49,10 @@ class Known:
 Begun = tuple[Call, Known, int]
 
 
-class Database:
+class Database(recorder.Server):
     """A database as one library reaches it. ``backend`` is the session's identity for the lock observer, or empty."""
 
-    __slots__ = ("__weakref__", "backend", "conninfo", "known", "library", "sqlite", "target")
+    __slots__ = ("__weakref__", "backend", "conninfo", "library", "sqlite", "target")
 
     def __init__(self, target: str, library: str, backend: str = "", conninfo: str = "") -> None:
         self.target = target
@@ -62,6 +60,7 @@ class Database:
         self.backend = backend
         self.conninfo = conninfo
         self.sqlite = target.startswith("sqlite:")
+        self.counts = not self.sqlite
         self.known: dict[Any, Known] = {}
 
     def launch(self, rec: Recorder, statement: Any, parameters: Any = None, many: bool = False) -> Begun | None:
@@ -258,20 +257,20 @@ def follow(rec: Recorder, connection: Any, known: Known) -> None:
 # ----------------------------------------------------------------------------------------------------------- sessions
 
 
-class Session:
+class Session(recorder.Session):
     """What the probes remember of one connection of a driver."""
 
-    __slots__ = ("database", "dialect", "generation", "orm", "reference")
+    __slots__ = ()
+
+    database: Database | None
+    orm: Database | None
 
     def __init__(self, reference: Callable[[], Any]) -> None:
         self.reference = reference
-        #: The database as the driver reaches it, when its probe has asked.
-        self.database: Database | None = None
-        #: The ORM's dialect that speaks through it, and the database as that one reaches it.
-        self.dialect: Any = None
-        self.orm: Database | None = None
-        #: The execution for which all that is done once has been done.
-        self.generation: object = None
+        self.database = None
+        self.dialect = None
+        self.orm = None
+        self.generation = None
 
 
 #: By the identity of the connection; whether it still is that one says the reference.
