@@ -36,6 +36,7 @@ from jobdoctor.rq.guard import Guard
 from jobdoctor.rq.messages import Begun, Ended
 from jobdoctor.rq.names import UNDESERIALIZABLE
 from jobdoctor.rq.probing import probe_statuses
+from jobdoctor.rq.slo_record import PromiseRecord
 
 #: Seconds of CPU spent on the payload between two samples.
 _SLICE_S = 0.002
@@ -61,7 +62,7 @@ class Surroundings(NamedTuple):
     worker: str
     queues: list[str]
     worker_pid: int
-    slos_ms: dict[str, float]
+    promises: PromiseRecord
     observer: LockObserver
     memory: MemoryWatch
 
@@ -87,6 +88,8 @@ class ExecutionWatch:
         self.missing: list[str] = []
         self.sampler: Sampler | None = None
         self.depth: int | None = None
+        self.moved_from = ("", 0)
+        self.exempt = False
         self.last_stack = LastStack(begun.pid, spawned=begun.kind == "spawn")
         self.baseline_rss_bytes = 0
         self._wire_bytes: int | None = None
@@ -123,6 +126,7 @@ class ExecutionWatch:
             self._wire_bytes = wire or None  # 0: the job is gone already
         else:
             self.depth = connection.llen(begun.queue_key)
+        self.moved_from = self.around.promises.moved_from(begun)
 
     # -- while it runs
 
@@ -166,6 +170,8 @@ class ExecutionWatch:
         facts = self._facts()
         with self.guard("outcome"):
             self._decide(facts, ended, recorded, lost_worker)
+        with self.guard("slo"):
+            self.exempt = self.around.promises.tell(facts, recorded, self.moved_from)
         execution = assemble(facts, self._observation(ended, recorded, lost_worker), recorded)
         if self.sampler is not None:
             self.sampler.close()
@@ -194,7 +200,6 @@ class ExecutionWatch:
             timeout_s=begun.timeout_s,
             failure_ttl_s=begun.failure_ttl_s,
             retry=RetryPolicy(begun.max_retries, begun.retries_left, begun.intervals_s),
-            slo_ms=self.around.slos_ms.get(self.job),
             trigger=begun.trigger,
             result=ResultInfo("", ttl_s=begun.result_ttl_s),
         )

@@ -32,6 +32,7 @@ from jobdoctor.capture.profile_policy import ProfilePolicy
 from jobdoctor.errors import JobdoctorError
 from jobdoctor.rq.fleet_profiles import FleetProfiles
 from jobdoctor.rq.messages import ENCODER, Answer, Begun, Ended, Lost
+from jobdoctor.rq.slo_record import PromiseRecord
 from jobdoctor.rq.stream_writer import StreamWriter
 from jobdoctor.rq.watch import ExecutionWatch, Surroundings, horse_descriptor
 from jobdoctor.rq.witness_link import Setting
@@ -131,7 +132,7 @@ class Witness:
             setting.worker,
             setting.queues,
             setting.worker_pid,
-            dict(settings.slo_ms),
+            PromiseRecord(connection, settings),
             self.observer,
             MemoryWatch(groups_of()),
         )
@@ -243,6 +244,9 @@ class Witness:
             elif not self.writer.write(execution):
                 self._retry_s = time.monotonic() + RETRY_S
                 self.problems.append(("stream", self.writer.problem))
+            else:
+                with _quietly(self, "slo"):
+                    self.around.promises.count(execution, exempt=watch.exempt)
             self.profiles.count(watch.job, execution.run_ns, profiled=bool(begun.profile_path))
             profiles[watch.job] = self.profiles.policy.wants(watch.job)
         except Exception as error:
