@@ -51,7 +51,7 @@ class Retention(Struct, frozen=True, forbid_unknown_fields=True):
 
     trace_days: Positive = 7  # rows of single executions, database sessions
     trace_rows: Positive = 200_000  # the newest of them, about 60 MB
-    rollup_days: Positive = 90  # minutes become hours after ``trace_days``
+    rollup_days: Positive = 90  # minutes become hours after a day
     newest: Positive = 50  # executions kept in full for each job, by reason
     slowest: NotNegative = 10
     failed: NotNegative = 10

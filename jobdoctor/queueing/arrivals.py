@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from statistics import fmean, pstdev
+from math import fsum, sqrt
+from statistics import fmean
 
 from msgspec import Struct
 
@@ -46,7 +47,8 @@ def variation(values: Sequence[float]) -> float:
     if len(values) < 2:
         return 0.0
     mean = fmean(values)
-    return pstdev(values, mean) / mean if mean > 0 else 0.0
+    # statistics.pstdev sums fractions, exactly and a hundred times slower.
+    return sqrt(fsum((value - mean) ** 2 for value in values) / len(values)) / mean if mean > 0 else 0.0
 
 
 def arrivals(instants_ns: Sequence[int]) -> Arrivals:

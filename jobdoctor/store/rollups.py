@@ -18,6 +18,9 @@ HOUR_NS = 60 * MINUTE_NS
 _STEPS = tuple(minutes * MINUTE_NS for minutes in (1, 5, 15, 60, 360, 1_440, 10_080))
 _MAX_BUCKETS = 400
 
+#: How long minutes stay minutes: a report reads one row for each of them, and its pictures show hours from there on.
+MINUTES_FOR_NS = 24 * HOUR_NS
+
 #: Keys asked for in one query: SQLite before 3.32 takes 999 variables.
 _KEYS_AT_ONCE = 300
 

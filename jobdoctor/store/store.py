@@ -14,7 +14,7 @@ from jobdoctor import wire
 from jobdoctor.config import Retention
 from jobdoctor.errors import StoreError, UnknownJobError
 from jobdoctor.model import Execution, JobHistory, Mark, Prediction, TraceRow
-from jobdoctor.store import exemplars, predictions, rollups, sessions, tables, trace
+from jobdoctor.store import exemplars, predictions, rollups, sessions, tables, trace, traffic
 from jobdoctor.store.database import Database
 
 #: Ids remembered against a second delivery. An entry can come again only while it is on the stream, which holds a
@@ -140,7 +140,7 @@ class Store:
             connection.execute(delete(held).where(held.c.to_ns < since_row_ns))
             oldest_seen = _nth_newest(connection, seen, "added_at_ns", SEEN_IDS)
             connection.execute(delete(seen).where(seen.c.added_at_ns < max(since_ns, oldest_seen)))
-            rollups.coarsen(connection, since_ns)
+            rollups.coarsen(connection, now_ns - rollups.MINUTES_FOR_NS)
             forgotten_ns = now_ns - kept.rollup_days * _DAY_NS
             connection.execute(delete(tables.rollups).where(tables.rollups.c.at_ns < forgotten_ns))
             connection.execute(delete(tables.jobs).where(tables.jobs.c.last_at_ns < forgotten_ns))
@@ -360,6 +360,11 @@ class Store:
                 lost=self._lost(connection, since_ns, until_ns),
                 predictions=predictions.of_job(connection, job) if job_id is None else [],
             )
+
+    def traffic(self, since: int | None = None) -> tuple[list[TraceRow], dict[str, float]]:
+        """The newest rows of all jobs that ended since this instant, oldest first, and the promises of jobs in ms."""
+        with self._database.reading() as connection:
+            return traffic.rows(connection, since or 0), traffic.slos_ms(connection)
 
     def _executions(
         self, connection: Connection, job: str, job_id: str | None, since_ns: int, until_ns: int

@@ -352,6 +352,16 @@ def test_twenty_thousand_executions_stay_bounded(sqlite_store: Store, tmp_path: 
     assert sqlite_store.history("app.job1").executions_total == 5_000
 
 
+def test_minutes_become_hours_after_a_day(store: Store) -> None:
+    now_ns = time.time_ns() // rollups.HOUR_NS * rollups.HOUR_NS
+    hour = 3_600.0
+    for seconds_ago in (30 * hour, 30 * hour - 60, 30 * hour - 120, 20 * hour, 20 * hour - 60):
+        store.add([recent(seconds_ago=seconds_ago, now_ns=now_ns, run_ms=5.0, wait_ms=0.0)])
+    store.prune(now_ns=now_ns)
+    assert rows_in(store, tables.rollups) == 1 + 2
+    assert store.history(JOB).executions_total == 5
+
+
 def test_a_long_history_has_few_buckets(sqlite_store: Store) -> None:
     now_ns = time.time_ns()
     sqlite_store.add(
