@@ -14,6 +14,7 @@ MOST_POINTS = 600
 class Resources(Struct, frozen=True):
     """Columns: an entry is about the time since the entry before it, in microseconds from the dequeue."""
 
+    from_us: int  # the first sample
     at_us: list[int]
     cores: list[float]  # CPUs in use
     waiting: list[float]  # CPUs' worth of time runnable, but not running
@@ -29,9 +30,9 @@ class Resources(Struct, frozen=True):
     @property
     def cores_mean(self) -> float:
         """CPUs in use, over all of the time that was sampled."""
-        ends = [0, *self.at_us]
+        ends = [self.from_us, *self.at_us]
         total = sum(cores * (end - before) for cores, before, end in zip(self.cores, ends, self.at_us, strict=False))
-        return total / max(1, self.at_us[-1])
+        return total / max(1, self.at_us[-1] - self.from_us)
 
     def summary(self) -> str:
         """The lines in a sentence."""
@@ -53,8 +54,9 @@ def resources(execution: Execution) -> Resources | None:
     # Instants are of the epoch; a position below any real epoch is one from the dequeue already.
     origin = execution.dequeued_at_ns if samples[0].at_ns >= execution.created_at_ns else 0
     step = max(1, -(-len(samples) // MOST_POINTS))
-    lines = Resources([], [], [], [], [], execution.rusage.baseline_rss_bytes if execution.rusage else 0)
     before = samples[0]
+    from_us = max(0, round((before.at_ns - origin) / 1_000))
+    lines = Resources(from_us, [], [], [], [], [], execution.rusage.baseline_rss_bytes if execution.rusage else 0)
     for position in range(step, len(samples), step):
         sample = samples[position]
         elapsed = sample.at_ns - before.at_ns
@@ -71,15 +73,16 @@ def resources(execution: Execution) -> Resources | None:
 
 
 def data(lines: Resources) -> dict[str, object]:
-    """What the script draws."""
+    """What the script draws: points, the first of them where the first interval begins."""
     seen = sorted(set(lines.blocked_in))
     places = {word: place for place, word in enumerate(seen)}
+    blocked = [places[word] for word in lines.blocked_in]
     return {
-        "at": lines.at_us,
-        "cores": lines.cores,
-        "waiting": lines.waiting if any(lines.waiting) else [],
-        "rss": lines.rss_bytes,
+        "at": [lines.from_us, *lines.at_us],
+        "cores": [lines.cores[0], *lines.cores],
+        "waiting": [lines.waiting[0], *lines.waiting] if any(lines.waiting) else [],
+        "rss": [lines.rss_bytes[0], *lines.rss_bytes],
         "words": seen,
-        "blocked": [places[word] for word in lines.blocked_in],
+        "blocked": [blocked[0], *blocked],
         "baseline": lines.baseline_rss_bytes,
     }
