@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from jobdoctor.cli.options import store_option
-from jobdoctor.errors import OutputError
+from jobdoctor.errors import ConfigError, OutputError
 from jobdoctor.rq import launch
 
 _ARGUMENTS = "jobdoctor.run.arguments"
@@ -37,17 +37,47 @@ class _RunCommand(click.Command):
 @click.option(
     "--collect/--no-collect", default=True, show_default=True, help="Run a collector beside the workers, to the store."
 )
+@click.option(
+    "--slo",
+    is_flag=True,
+    help="Listen to the queues of promises (@jobdoctor.slo), fastest first, and move jobs that keep a worker longer "
+    "than they promise to the slowest one. Of several workers a quarter, and at least one, take fast jobs only (within "
+    "30 s). QUEUES are listened to before the slowest one.",
+)
+@click.option(
+    "--within",
+    metavar="DURATION",
+    default=None,
+    help="With --slo: only queues of promises up to this, e.g. 30s.",
+)
 @click.pass_context
 def _run(
-    ctx: click.Context, /, workers: int, store: str | None, profile: str | None, collect: bool, **parameters: Any
+    ctx: click.Context,
+    /,
+    workers: int,
+    store: str | None,
+    profile: str | None,
+    collect: bool,
+    slo: bool,
+    within: str | None,
+    **parameters: Any,
 ) -> None:
     """Start an RQ worker that records every job it runs.
 
     Takes every option of `rq worker`, with the same meaning. Recordings go to a stream in the worker's own Redis; a
     collector beside it moves them to the store, from where `jobdoctor report JOB` reads.
+
+    \b
+    Example: jobdoctor run default mail --workers 2
+             jobdoctor run --slo --workers 4 --with-scheduler
     """
+    if within is not None and not slo:
+        raise ConfigError("--within without --slo", "give both, or name the queues")
     parameters = launch.recording_parameters(parameters)
     url = launch.check_server(parameters)
+    lines: list[str] = []
+    if slo:
+        parameters["queues"], lines = launch.promise_queues(parameters, within, workers)
     if profile is not None:
         os.environ["JOBDOCTOR_PROFILE"] = profile
     if parameters.get("pid"):
@@ -57,11 +87,13 @@ def _run(
         code = collector.start()
         if code:
             ctx.exit(code)
+    for line in lines:
+        click.echo(line, err=True)
     try:
         if workers == 1:
             ctx.invoke(launch.worker_command(), **parameters)
         else:
-            ctx.exit(_supervise(ctx, workers, parameters))
+            ctx.exit(_supervise(ctx, workers, parameters, launch.reserved_options(workers, within) if slo else []))
     finally:
         problem = collector.stop() if collector is not None else ""
         if problem:
@@ -74,11 +106,11 @@ def _check_pid_file(path: str) -> None:
         raise OutputError(f"cannot write the pid file {path}", "give --pid a path in a writable directory")
 
 
-def _supervise(ctx: click.Context, workers: int, parameters: dict[str, Any]) -> int:
+def _supervise(ctx: click.Context, workers: int, parameters: dict[str, Any], own: list[list[str]]) -> int:
     pid = parameters.get("pid")
     if pid:
         Path(pid).expanduser().write_text(str(os.getpid()), encoding="utf-8")
-    commands = launch.worker_commands(ctx.meta[_ARGUMENTS], workers, parameters.get("name"), pid)
+    commands = launch.worker_commands(ctx.meta[_ARGUMENTS], workers, parameters.get("name"), pid, own)
     return launch.Supervisor(commands, lambda line: click.echo(line, err=True)).run()
 
 

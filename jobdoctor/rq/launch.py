@@ -21,6 +21,7 @@ import rq.cli
 from rq.cli.helpers import CliConfig
 
 from jobdoctor.errors import ConfigError, StreamError
+from jobdoctor.rq import slo_listen
 from jobdoctor.rq.mixed import recording_class_path
 
 #: A worker that a signal killed is started again after this long, so that one that dies at once does not spin.
@@ -29,6 +30,8 @@ RESTART_S = 1.0
 COLLECTOR_PATIENCE_S = 60.0
 _ENTRY = "import sys; from jobdoctor.cli import main; sys.exit(main())"
 _PR_SET_PDEATHSIG = 1
+#: Set for the workers of one `jobdoctor run --workers N`, which has said already what each listens to.
+_SUPERVISED = "JOBDOCTOR_SUPERVISED"
 
 
 def worker_command() -> Any:
@@ -65,6 +68,34 @@ def check_server(parameters: Mapping[str, Any]) -> str:
     finally:
         connection.close()
     return url
+
+
+def promise_queues(
+    parameters: Mapping[str, Any], within: str | None, workers: int
+) -> tuple[tuple[str, ...], list[str]]:
+    """The queues that this process's worker listens to with `--slo`, and what to say of it: a line for each worker.
+    From now on this process minds promises. ConfigError when no queue promises so little."""
+    connection = _connection(parameters)
+    try:
+        queues = slo_listen.names(connection, within, parameters.get("queues") or ())
+        first = slo_listen.names(connection, slo_listen.RESERVED_WITHIN)
+    finally:
+        connection.close()
+    told = os.environ.get(_SUPERVISED) == "1"
+    os.environ[_SUPERVISED] = "1"
+    slo_listen.announce(within)
+    few = 0 if within is not None else slo_listen.reserved(workers)
+    lines = [
+        f"worker {number} listens to {', '.join(first if number <= few else queues)}"
+        f"{' only' if number <= few or within is not None else ''}"
+        for number in range(1, workers + 1)
+    ]
+    return tuple(queues), [] if told else lines
+
+
+def reserved_options(workers: int, within: str | None) -> list[list[str]]:
+    """Options of the workers that take fast jobs only."""
+    return [] if within is not None else [["--within", slo_listen.RESERVED_WITHIN]] * slo_listen.reserved(workers)
 
 
 def _connection(parameters: Mapping[str, Any]) -> Any:
@@ -215,15 +246,18 @@ class Supervisor:
                 process.send_signal(number)
 
 
-def worker_commands(arguments: Sequence[str], workers: int, name: str | None, pid: str | None) -> list[list[str]]:
-    """The command lines of N single workers, from the arguments of one ``run``: later options win."""
+def worker_commands(
+    arguments: Sequence[str], workers: int, name: str | None, pid: str | None, more: Sequence[Sequence[str]] = ()
+) -> list[list[str]]:
+    """The command lines of N single workers, from the arguments of one ``run``: later options win. ``more`` are further
+    options of the first ones."""
     given, rest = list(arguments), []
     if "--" in given:
         position = given.index("--")
         given, rest = given[:position], given[position:]
     commands = []
     for number in range(1, workers + 1):
-        own = ["--workers", "1", "--no-collect"]
+        own = ["--workers", "1", "--no-collect", *(more[number - 1] if number <= len(more) else ())]
         if name:
             own += ["--name", f"{name}-{number}"]
         if pid:

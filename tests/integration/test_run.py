@@ -47,7 +47,7 @@ def test_it_takes_every_option_of_rq_worker() -> None:
         )  # fmt: skip
         assert same.type.name == theirs.type.name
     assert set(ours) - {parameter.name for parameter in launch.worker_command().params} == {
-        "workers", "store", "profile", "collect",
+        "workers", "store", "profile", "collect", "slo", "within",
     }  # fmt: skip
 
 
