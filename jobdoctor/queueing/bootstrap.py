@@ -10,6 +10,7 @@ of histograms, whatever the number of waits; intervals are percentiles of the re
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from math import ceil, exp, inf, isfinite, log
 from random import Random
 from typing import NamedTuple
@@ -54,12 +55,8 @@ def intervals(values: Sequence[float], shares: Sequence[float], *, seed: int = 1
     # From the largest bin down: a high quantile is met soon.
     steps = [(place, block, amount) for (place, block), amount in sorted(cells.items(), reverse=True)]
     order = sorted(range(len(shares)), key=lambda index: -shares[index])
-    rng = Random(seed)  # noqa: S311 -- no secret
     found: list[list[float]] = [[] for _ in shares]
-    for _ in range(REPLICATES):
-        drawn = [0] * blocks
-        for block in rng.choices(range(blocks), k=blocks):
-            drawn[block] += 1
+    for drawn in _draws(blocks, seed):
         number = sum(times * size for times, size in zip(drawn, sizes, strict=True))
         above = 0  # waits in the bins so far
         pending = iter(order)
@@ -78,6 +75,19 @@ def intervals(values: Sequence[float], shares: Sequence[float], *, seed: int = 1
                 continue
             break
     return [_interval(sorted(each)) for each in found]
+
+
+@cache
+def _draws(blocks: int, seed: int) -> list[list[int]]:
+    """How often each block is in each replicate."""
+    rng = Random(seed)  # noqa: S311 -- no secret
+    found = []
+    for _ in range(REPLICATES):
+        drawn = [0] * blocks
+        for block in rng.choices(range(blocks), k=blocks):
+            drawn[block] += 1
+        found.append(drawn)
+    return found
 
 
 def _middle(place: int) -> float:

@@ -139,14 +139,14 @@ def apply(traffic: Traffic, pools: Sequence[Pool], changes: Sequence[Change]) ->
             elif isinstance(change, Move):
                 _move(traffic, change)
             elif isinstance(change, Speedup):
-                job = _job(traffic, change.job)
+                job = job_number(traffic, change.job)
                 traffic.service = [
                     service * change.factor if number == job else service
                     for service, number in zip(traffic.service, traffic.job, strict=True)
                 ]
                 _scale_links(traffic, job, change.factor)
             elif isinstance(change, Rate):
-                traffic = _multiplied(traffic, _job(traffic, change.job), change.factor)
+                traffic = _multiplied(traffic, job_number(traffic, change.job), change.factor)
             elif isinstance(change, Workers):
                 changed = _staffed(traffic, changed, change)
             else:
@@ -159,7 +159,8 @@ def apply(traffic: Traffic, pools: Sequence[Pool], changes: Sequence[Change]) ->
 # ---------------------------------------------------------------------------------------------------------------- jobs
 
 
-def _job(traffic: Traffic, name: str) -> int:
+def job_number(traffic: Traffic, name: str) -> int:
+    """The index of a job by its dotted name, or the end of one. ConfigError, with the names there are, for others."""
     if name in traffic.jobs:
         return traffic.jobs.index(name)
     ends = [job for job in traffic.jobs if job.endswith(f".{name}")]
@@ -176,7 +177,7 @@ def _unknown(kind: str, name: str, known: Sequence[str]) -> ConfigError:
 
 
 def _move(traffic: Traffic, change: Move) -> None:
-    job = _job(traffic, change.job)
+    job = job_number(traffic, change.job)
     queue = traffic.queue_index(change.queue)
     traffic.queue = [
         queue if number == job else own for own, number in zip(traffic.queue, traffic.job, strict=True)
