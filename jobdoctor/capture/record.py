@@ -53,6 +53,11 @@ class Recorded:
         self._meter.mark("body")
         return self
 
+    def phase(self, name: str) -> None:
+        """A phase of the execution begins (see ``model.Phase``); the block itself is its ``body``."""
+        if self._recorder is not None:
+            self._meter.mark(name)
+
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:

@@ -147,7 +147,8 @@ def _identity(group: SpanGroup) -> tuple[str, ...]:
     return (group.channel, group.operation, group.fingerprint, group.target, group.callsite)
 
 
-def _changes_the_world(group: SpanGroup) -> bool:
+def changes_the_world(group: SpanGroup) -> bool:
+    """Whether the calls do something anew each time: mails, POST and PATCH that do not only ask."""
     if group.channel == "mail":
         return group.effect == "write"
     if group.channel != "http" or group.operation.upper() not in ("POST", "PATCH"):
@@ -155,7 +156,7 @@ def _changes_the_world(group: SpanGroup) -> bool:
     return not (_ASKS.search(group.fingerprint) or _ALL_POST.search(group.fingerprint))
 
 
-def _succeeded(group: SpanGroup) -> int:
+def succeeded(group: SpanGroup) -> int:
     """Calls without a key that were answered with success."""
     if group.channel == "mail":
         return group.count - group.errors
@@ -169,7 +170,7 @@ def _usual_counts(executions: Sequence[Execution]) -> dict[tuple[str, ...], set[
     for execution in executions:
         if execution.attempt == 1 and execution.outcome == "finished":
             for group in execution.groups:
-                if _changes_the_world(group):
+                if changes_the_world(group):
                     counts.setdefault(_identity(group), set()).add(group.count)
     return counts
 
@@ -179,7 +180,7 @@ def _repeated(
 ) -> Iterator[_Repeat]:
     """Calls of ``after`` that an earlier attempt of the same job had made with success."""
     for group in after.groups:
-        if not _changes_the_world(group) or not group.count - group.idempotency_keys:
+        if not changes_the_world(group) or not group.count - group.idempotency_keys:
             continue
         identity = _identity(group)
         earlier = [
@@ -187,11 +188,11 @@ def _repeated(
             for each in before
             if each.outcome in FAILING
             for other in each.groups
-            if _identity(other) == identity and _succeeded(other)
+            if _identity(other) == identity and succeeded(other)
         ]
         if not earlier:
             continue
-        done = sum(_succeeded(other) for _, other in earlier)
+        done = sum(succeeded(other) for _, other in earlier)
         last, _ = earlier[-1]
         before_it = max(other.count for _, other in earlier)
         if _goes_on(done, group.count, before_it, usual.get(identity, set())):

@@ -31,13 +31,14 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from jobdoctor.diagnosis import measure
 from jobdoctor.diagnosis.attempts import busy_ms
 from jobdoctor.diagnosis.rule import Limit, NotChecked, Rule
 from jobdoctor.model import Evidence, Execution, Finding, JobHistory, SpanGroup, TraceRow
 
 #: Jobs that take their work from a queue of their own: equal arguments are not equal work.
 _TAKES_NEXT = re.compile(r"\bSKIP\s+LOCKED\b", re.IGNORECASE)
-_POPS = frozenset(
+POPS = frozenset(
     {
         "LPOP", "RPOP", "BLPOP", "BRPOP", "LMOVE", "BLMOVE", "RPOPLPUSH", "BRPOPLPUSH", "LMPOP", "BLMPOP", "SPOP",
         "ZPOPMIN", "ZPOPMAX", "BZPOPMIN", "BZPOPMAX", "ZMPOP", "XREADGROUP", "XAUTOCLAIM", "GETDEL",
@@ -48,6 +49,7 @@ _RELATIVE = re.compile(
     r"(?:\b|\")(?P<column>\w+)\"?\s*=\s*\(?\s*(?:[\w\"]+\.)?\"?(?P=column)\"?\s*[-+*/|]", re.IGNORECASE
 )
 _UPSERT = re.compile(r"\bON\s+(CONFLICT|DUPLICATE\s+KEY)\b|\bINSERT\s+(OR\s+)?IGNORE\b|\bOR\s+REPLACE\b", re.IGNORECASE)
+_COMMANDS = re.compile(r"(?:PIPELINE|;) (\w+)")
 _ADDS_UP = frozenset(
     {
         "INCR", "INCRBY", "INCRBYFLOAT", "DECR", "DECRBY", "HINCRBY", "HINCRBYFLOAT", "ZINCRBY", "LPUSH", "RPUSH",
@@ -116,7 +118,7 @@ class OverlappingDuplicates(Rule):
         kept = details.get(after.execution_id)
         # Where its own details are gone, it wrote what the job usually writes.
         usual = [kept] if kept is not None else list(details.values())
-        adding = [[group for group in execution.groups if _adds_up(group)] for execution in usual]
+        adding = [[group for group in execution.groups if adds_up(group)] for execution in usual]
         if 2 * sum(map(bool, adding)) <= len(usual):
             return _Pair(before, after, None)
         return _Pair(before, after, max((group for groups in adding for group in groups), key=lambda g: g.count))
@@ -141,7 +143,9 @@ class OverlappingDuplicates(Rule):
             confidence=0.85 if grave else 0.5,
             title=f"{len(pairs)} of {len(known)} jobs did again what an equal one was just doing, and wrote again",
             cost_ms=cost,
-            saving=(0.0, cost / 2, cost),
+            # A guard in the job spares a duplicate its body, or lets it wait for the first one's end: nothing to all of
+            # it. Only who refuses it when it is enqueued gets the rest of the execution back, too.
+            saving=(0.0, cost / 2 * _body_share(history), cost),
             text=(
                 f"Guard {what}: take a lock that is named after what the job is about, look at the state under it, and "
                 f"stop when it is done already"
@@ -192,20 +196,24 @@ def _wrote(row: TraceRow, details: dict[str, Execution]) -> int:
 
 def _takes_next(group: SpanGroup) -> bool:
     if group.channel == "redis":
-        return group.operation.upper() in _POPS
+        return group.operation.upper() in POPS
     return group.channel == "sql" and _TAKES_NEXT.search(group.fingerprint) is not None
 
 
-def _adds_up(group: SpanGroup) -> bool:
+def adds_up(group: SpanGroup) -> bool:
     """True for a write that is not the same when it is made twice."""
     operation = group.operation.upper()
     if group.channel == "sql":
-        if group.rows == 0 or _UPSERT.search(group.fingerprint):
+        if group.rows == 0:
             return False
-        return operation == "INSERT" or (operation == "UPDATE" and _RELATIVE.search(group.fingerprint) is not None)
+        if operation == "UPDATE" or _UPSERT.search(group.fingerprint):
+            return _RELATIVE.search(group.fingerprint) is not None
+        return operation == "INSERT"
     if group.channel == "http":
         return operation == "POST" and group.effect == "write" and group.idempotency_keys < group.count - group.errors
     if group.channel == "redis":
+        if operation == "PIPELINE":
+            return any(command in _ADDS_UP for command in _COMMANDS.findall(group.fingerprint.upper()))
         return operation in _ADDS_UP
     return group.channel == "mail"
 
@@ -225,3 +233,8 @@ def _snippet(lead: SpanGroup | None) -> str:
         "    if order.status == 'done':\n"
         "        return  # an equal job did it"
     )
+
+
+def _body_share(history: JobHistory) -> float:
+    executions = measure.typical(history)
+    return measure.share(measure.body_ms(executions), measure.run_ms(executions))

@@ -1,0 +1,366 @@
+"""Did a job become slower? Answered against a baseline, on a machine whose speed changes from minute to minute.
+
+The old code is not there to be run beside the new one. What both can be held against are small workloads
+(``calibration``) that run in turns with the job, then and now. Three things keep noise from failing a build:
+
+1. Time is CPU time where the job computes, and otherwise time without waits for a processor and without the waiting in
+   recorded calls. What neighbours do to that, they do to the workloads, too.
+2. When the baseline is written, a part of the rounds run beside load that we make ourselves. From these is learnt which
+   mix of the workloads follows the job best, and how far they still part: what the mix cannot explain widens the
+   margin.
+3. A job is suspected when a first look is slower by two thirds of the margin, and failed when a second, longer look
+   shows the whole margin by itself (Mann-Whitney, and the size of the shift).
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cache
+from itertools import combinations
+from statistics import fmean, median
+
+from msgspec import Struct
+
+from jobdoctor import words
+from jobdoctor.gate import calibration, counting
+from jobdoctor.gate.failure import Call, Failure, call_of
+from jobdoctor.gate.profile import Profile
+from jobdoctor.gate.rank_tests import higher
+
+#: Slowdown that fails, unless the marker says otherwise: pytest-benchmark's documentation takes 5% to 15%.
+MARGIN = 0.15
+#: Rounds of the baseline: alone, beside a process that streams memory, and beside one that takes our processor.
+ALONE, BESIDE = 8, 6
+#: Rounds of the first look and of the second.
+FIRST, SECOND = 7, 14
+#: Of the margin, what the first look must show: a true slowdown must not be lost to it.
+SUSPECT = 2 / 3
+FIRST_P, SECOND_P = 0.01, 0.001
+#: How many times the margin must be of what the mix of workloads left unexplained under load.
+UNEXPLAINED = 2.5
+#: A round repeats a job that is shorter than this, ms: below it, clocks and caches are most of what is measured.
+ROUND_MS = 20.0
+MOST_REPEATS = 20
+#: The job computes when this share of its time is CPU.
+COMPUTES = 0.5
+_STEPS = 10
+
+_LOADS = {
+    "memory": "a = bytearray(1 << 26)\nb = bytearray(1 << 26)\nwhile True:\n    a[:] = b\n    b[:] = a\n",
+    "processor": "while True:\n    sum(range(10_000))\n",
+}
+
+
+class Round(Struct, frozen=True, array_like=True):
+    """One turn: the job's time, and the workloads' (the mean of before and after), in us."""
+
+    job_us: int
+    kernels_us: list[int]
+    load: str = ""
+
+
+class Timing(Struct):
+    """What the baseline keeps of a job's time on one machine. ``rounds``: "load job kernel kernel ...", in us."""
+
+    clock: str  # "cpu" or "busy"
+    ms: float  # median of the rounds without load
+    kernels: str
+    rounds: list[str]
+    peak_bytes: int | None = None  # of what Python allocated in one run
+
+
+class Measured(Struct):
+    """What ``timed`` gives: ``ms`` is the job's median time by ``clock``; ``slowdown`` is 1.3 for 30% more than the
+    baseline, None without one (``not_compared`` says why)."""
+
+    job: str
+    ms: float
+    clock: str
+    machine: str
+    timing: Timing
+    slowdown: float | None = None
+    margin: float = MARGIN
+    not_compared: str = ""
+
+
+class Fit(Struct, frozen=True):
+    """A mix of the workloads that follows a job. ``margin`` is what a slowdown must exceed, a share."""
+
+    weights: tuple[float, ...]
+    residuals: list[float]
+    margin: float
+
+    def rest(self, rounds: Sequence[Round]) -> list[float]:
+        """What the mix leaves of each round: logarithms, of which only differences mean something."""
+        return [_residual(each, self.weights) for each in rounds]
+
+
+def measure(
+    run: Callable[[], tuple[float, float]], clock: str, repeats: int, rounds: int, load: str = ""
+) -> list[Round]:
+    """``run`` gives (CPU ms, busy ms) of one run; each round repeats it and takes the means."""
+    found = []
+    before = calibration.kernel_times()
+    for _ in range(rounds):
+        times = [run()[0 if clock == "cpu" else 1] for _ in range(repeats)]
+        after = calibration.kernel_times()
+        kernels = [round(500 * (before[name] + after[name])) for name in calibration.KERNELS]
+        found.append(Round(max(1, round(1_000 * fmean(times))), kernels, load))
+        before = after
+    return found
+
+
+def baseline_rounds(run: Callable[[], tuple[float, float]], clock: str, repeats: int) -> list[Round]:
+    """Alone, and beside load of each kind."""
+    found = measure(run, clock, repeats, ALONE)
+    for kind in _LOADS:
+        with _loaded(kind):
+            found += measure(run, clock, repeats, BESIDE, kind)
+    return found
+
+
+@contextmanager
+def _loaded(kind: str) -> Iterator[None]:
+    """A process that disturbs this one; of the kind "processor", on the same one."""
+    process = subprocess.Popen([sys.executable, "-c", _LOADS[kind]])  # noqa: S603 -- our own text
+    try:
+        if kind == "processor":
+            _pin(process.pid)
+        yield
+    finally:
+        process.kill()
+        process.wait()
+
+
+def _pin(pid: int) -> None:
+    try:
+        with open("/proc/self/stat", encoding="ascii", errors="replace") as stat:
+            processor = int(stat.read().rpartition(")")[2].split()[36])
+        os.sched_setaffinity(pid, {processor})
+    except (OSError, ValueError, IndexError, AttributeError):
+        pass  # it disturbs from where it is
+
+
+# ---------------------------------------------------------------------------------------------------------- statistics
+
+
+@cache
+def _mixes(kernels: int) -> list[tuple[float, ...]]:
+    """All weights in steps of a tenth that add up to one."""
+    return [
+        tuple(
+            (after - before - 1) / _STEPS
+            for before, after in zip((-1, *cuts), (*cuts, _STEPS + kernels - 1), strict=True)
+        )
+        for cuts in combinations(range(_STEPS + kernels - 1), kernels - 1)
+    ]
+
+
+def _residual(each: Round, weights: Sequence[float]) -> float:
+    expected = sum(weight * math.log(us) for weight, us in zip(weights, each.kernels_us, strict=True) if weight)
+    return math.log(each.job_us) - expected
+
+
+def fit(rounds: Sequence[Round], margin: float) -> Fit:
+    """The mix that follows the job best over the rounds: the one with the smallest mean deviation from its median."""
+    logs = [(math.log(each.job_us), [math.log(max(1, us)) for us in each.kernels_us]) for each in rounds]
+
+    def spread(weights: tuple[float, ...]) -> float:
+        rest = [job - sum(w * log for w, log in zip(weights, kernels, strict=True)) for job, kernels in logs]
+        middle = median(rest)
+        return fmean(abs(value - middle) for value in rest)
+
+    weights = min(_mixes(len(rounds[0].kernels_us)), key=spread)
+    rest = [_residual(each, weights) for each in rounds]
+    middle = median(rest)
+    by_load: dict[str, list[float]] = {}
+    for each, value in zip(rounds, rest, strict=True):
+        by_load.setdefault(each.load, []).append(value)
+    unexplained = max(abs(median(values) - middle) for values in by_load.values())
+    return Fit(weights, rest, max(margin, math.expm1(UNEXPLAINED * unexplained)))
+
+
+def slowdown(before: Fit, rounds: Sequence[Round]) -> tuple[float, float]:
+    """(how many times slower, p value) of the rounds, against the baseline."""
+    now = before.rest(rounds)
+    return math.exp(median(now) - median(before.residuals)), higher(before.residuals, now)
+
+
+def slower(before: Fit, more: Callable[[int], list[Round]]) -> tuple[float, bool]:
+    """(how many times slower, whether that is a failure). ``more`` runs as many rounds as it is asked for."""
+    times, p = slowdown(before, more(FIRST))
+    if times <= 1 + SUSPECT * before.margin or p > FIRST_P:
+        return times, False
+    times, p = slowdown(before, more(SECOND))
+    return times, times > 1 + before.margin and p < SECOND_P
+
+
+# ------------------------------------------------------------------------------------------------------------ the gate
+
+
+def examine(
+    run: Callable[[bool], Profile],
+    known: Callable[[str], Mapping[str, Timing] | None],
+    *,
+    writes: bool,
+    margin: float | None = None,
+) -> tuple[Measured, list[Failure]]:
+    """Times a job and compares it with what is known of it. ``run(profiled)`` runs it once. ``writes``: a new baseline
+    is made, and nothing compared."""
+    run(False)  # imports, caches and connections
+    warm = run(False)
+    job, machine = warm.job, calibration.machine()
+    before = None if writes else (known(job) or {}).get(machine)
+    if before is not None and before.kernels != kernels_name():
+        before = None
+    clock = before.clock if before is not None else _clock_of(warm)
+
+    def once() -> tuple[float, float]:
+        profile = run(False)
+        return profile.cpu_ms, own_ms(profile)
+
+    repeats = repeats_of(warm.cpu_ms if clock == "cpu" else own_ms(warm))
+    if writes:
+        rounds = baseline_rounds(once, clock, repeats)
+    elif before is None:
+        rounds = measure(once, clock, 1, 3)
+    else:
+        rounds = []
+    peak = peak_bytes(run)
+    asked = MARGIN if margin is None else margin
+    if before is None:
+        alone = median(each.job_us for each in rounds if not each.load) / 1_000
+        timing = Timing(clock, alone, kernels_name(), [_written(each) for each in rounds], peak)
+        why = "" if writes else _why_not(job, machine, known(job))
+        return Measured(job, alone, clock, machine, timing, margin=asked, not_compared=why), []
+    fitted = fit([_read(line) for line in before.rounds], asked)
+
+    def more(number: int) -> list[Round]:
+        found = measure(once, clock, repeats, number)
+        rounds.extend(found)
+        return found
+
+    times, failed = slower(fitted, more)
+    now = median(each.job_us for each in rounds) / 1_000
+    timing = Timing(clock, now, kernels_name(), [_written(each) for each in rounds], peak)
+    measured = Measured(job, now, clock, machine, timing, times, fitted.margin)
+    failures = [_slower(measured, run(True))] if failed else []
+    failures += _larger(measured, before.peak_bytes)
+    return measured, failures
+
+
+def repeats_of(ms: float) -> int:
+    """How often a round repeats a job that takes so long."""
+    return max(1, min(MOST_REPEATS, math.ceil(ROUND_MS / max(ms, 0.001))))
+
+
+def own_ms(profile: Profile) -> float:
+    """Time that is neither a wait for a processor nor one in a recorded call."""
+    waited = sum(group.total_ns - group.cpu_ns for group in profile.groups) / 1e6
+    return max(profile.cpu_ms, profile.busy_ms - waited)
+
+
+def _clock_of(profile: Profile) -> str:
+    return "cpu" if profile.cpu_ms >= COMPUTES * own_ms(profile) else "busy"
+
+
+#: Python's own bookkeeping moves a peak by some kilobytes from run to run.
+PEAK_MARGIN, PEAK_BYTES = 0.10, 64 * 1024
+
+
+def peak_bytes(run: Callable[[bool], Profile]) -> int:
+    """Peak of what Python allocates in one run, which is slower for it, and not timed."""
+    import tracemalloc
+
+    traced = tracemalloc.is_tracing()
+    if not traced:
+        tracemalloc.start()
+    try:
+        tracemalloc.reset_peak()
+        before, _ = tracemalloc.get_traced_memory()
+        run(False)
+        return max(0, tracemalloc.get_traced_memory()[1] - before)
+    finally:
+        if not traced:
+            tracemalloc.stop()
+
+
+def kernels_name() -> str:
+    """Rounds with other workloads are not comparable."""
+    return " ".join(calibration.KERNELS)
+
+
+def _written(each: Round) -> str:
+    return " ".join(str(part) for part in (each.load or "alone", each.job_us, *each.kernels_us))
+
+
+def _read(line: str) -> Round:
+    load, job, *kernels = line.split()
+    return Round(int(job), [int(us) for us in kernels], "" if load == "alone" else load)
+
+
+def _why_not(job: str, machine: str, known: Mapping[str, Timing] | None) -> str:
+    if known:
+        return f"{job}: the baseline is of another machine ({', '.join(known)}), not of {machine}"
+    return f"{job}: not in the baseline; write it with --jobdoctor-update, on the machine that compares"
+
+
+def _slower(measured: Measured, profiled: Profile) -> Failure:
+    kind = "CPU" if measured.clock == "cpu" else "its own time"
+    more = (measured.slowdown or 1.0) - 1
+    what = (
+        f"{measured.job}: {words.duration(measured.ms)} of {kind}, {words.share(more)} more than the baseline "
+        f"against this machine's speed, {words.share(measured.margin)} allowed"
+    )
+    calls = [call_of(group) for group in counting.largest(profiled.groups, lambda group: group.cpu_ns > 0)]
+    hot = hottest(profiled)
+    return Failure(
+        "max_slowdown",
+        what,
+        hot or calls,
+        "JD301 cpu-bound",
+        "look at this line first, or accept with --jobdoctor-update",
+    )
+
+
+def hottest(profile: Profile) -> list[Call]:
+    """The application's line in which a profiled run spent the most time by itself."""
+    found = profile.execution.profile
+    if found is None:
+        return []
+    own: dict[int, int] = {number: frame.ns for number, frame in enumerate(found.frames)}
+    for frame in found.frames:
+        if frame.parent >= 0:
+            own[frame.parent] -= frame.ns
+    # What a library does is charged to the application's line that called it.
+    lines: dict[tuple[str, str], int] = {}
+    for number, ns in own.items():
+        at = number
+        while at >= 0 and not found.frames[at].application:
+            at = found.frames[at].parent
+        if at >= 0:
+            place = (found.frames[at].callsite, found.frames[at].function)
+            lines[place] = lines.get(place, 0) + ns
+    if not lines:
+        return []
+    (callsite, function), ns = max(lines.items(), key=lambda line: line[1])
+    share = ns / max(1, found.duration_ns)
+    return [Call(1, f"{words.share(share)} of the time", callsite, function)]
+
+
+def _larger(measured: Measured, before: int | None) -> list[Failure]:
+    now = measured.timing.peak_bytes
+    if before is None or now is None or now <= before * (1 + PEAK_MARGIN) + PEAK_BYTES:
+        return []
+    what = (
+        f"{measured.job}: {words.binary_size(before)} -> {words.binary_size(now)} allocated at its peak, "
+        f"{words.share(PEAK_MARGIN)} allowed"
+    )
+    return [
+        Failure("baseline", what, rule="JD302 memory-peak", cure="keep no more of the data than the step at hand needs")
+    ]
