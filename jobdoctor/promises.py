@@ -120,6 +120,15 @@ def _parsed(text: str) -> float:
     return total
 
 
+def spelt(within_s: float) -> str:
+    """A duration as ``within`` takes it: "30s"."""
+    milliseconds = round(within_s * 1_000)
+    for unit, size in (("d", 172_800_000), ("h", 3_600_000), ("m", 60_000), ("s", 1_000)):
+        if milliseconds >= size and not milliseconds % (86_400_000 if unit == "d" else size):
+            return f"{milliseconds // (86_400_000 if unit == 'd' else size)}{unit}"
+    return f"{milliseconds}ms"
+
+
 # --------------------------------------------------------------------------------------------------- queues of promises
 
 #: Days count from two on: a day is 24 hours.

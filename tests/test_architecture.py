@@ -25,7 +25,7 @@ MAY_IMPORT = {
     "capture": {"model", "errors", "config", "fingerprint", "wire"},
     "store": {"model", "errors", "config", "fingerprint", "wire", "_version"},
     "queueing": {"model", "errors", "config", "fingerprint"},
-    "diagnosis": {"model", "errors", "config", "fingerprint", "queueing", "words"},
+    "diagnosis": {"model", "errors", "config", "fingerprint", "queueing", "words", "promises"},
     "rq": {"model", "errors", "config", "fingerprint", "wire", "capture", "_version", "promises", "words"},
     "report": {"model", "errors", "config", "fingerprint", "queueing", "diagnosis", "words", "_version"},
 }

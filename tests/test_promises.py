@@ -105,6 +105,11 @@ def test_queues_are_named_by_the_promise(seconds: float, name: str) -> None:
     assert promises.seconds_of_queue(name) == seconds
 
 
+@pytest.mark.parametrize("text", ["30s", "90s", "5m", "24h", "2d", "36h", "500ms", "1500ms"])
+def test_durations_are_spelt_as_they_are_read(text: str) -> None:
+    assert promises.spelt(promises.seconds(text)) == text
+
+
 def test_equal_promises_share_a_queue() -> None:
     assert promises.Promise(promises.seconds("120s")).queue == promises.Promise(promises.seconds("2m")).queue
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from msgspec.structs import replace
 
 from jobdoctor.diagnosis.checklist.queue.slo_missed import SloMissed
 from jobdoctor.diagnosis.rule import NotChecked
@@ -30,10 +31,39 @@ def test_fires_on_a_wait_that_misses_it() -> None:
     assert finding.cost_ms == pytest.approx(1_200)
     assert finding.saving_ms.low == pytest.approx(1_200)
     assert finding.saving_ms.high == pytest.approx(2_000)
-    assert "rq worker urgent default" in finding.recommendation.snippet
+    assert finding.recommendation.snippet == (
+        '@jobdoctor.slo(within="1s")\ndef send_mail(...): ...\n\n'
+        "jobdoctor.enqueue(send_mail, ...)\n$ jobdoctor run --slo  # the queues of promises, fastest first"
+    )
     data = finding.evidence[0].data
     assert (data["slo_ms"], data["late"], data["jobs"]) == (1_000, 30, 30)
     assert (data["late_wait_ms"], data["late_run_ms"], data["late_pauses_ms"]) == (2_000, 200, 0)
+
+
+def test_in_a_queue_of_promises_more_workers_help() -> None:
+    rows = [row(MAIL, 10.0 * n, 10.0 * n + 2, 10.0 * n + 2.2, queue="within_1_second") for n in range(30)]
+    assert "jobdoctor run --slo --workers 4" in only(ask(rows)).recommendation.snippet
+
+
+def test_says_how_many_were_moved_and_since_when() -> None:
+    own = [row(MAIL, 10.0 * n, 10.0 * n, 10.0 * n + 3, queue="within_1_second") for n in range(5)]
+    moved = [row(MAIL, 10.0 * n, 10.0 * n + 500, 10.0 * n + 503, queue="within_24_hours") for n in range(5, 30)]
+    history = history_of(MAIL, [*own, *moved], slo_ms=1_000)
+    executions = [
+        replace(each, demoted_from="within_1_second", demoted_at_ns=EPOCH_NS + 60 * SECOND)
+        if each.queue == "within_24_hours"
+        else each
+        for each in history.executions
+    ]
+    assert sum(each.demoted_from != "" for each in executions) == 25
+    finding = only(list(SloMissed().check(replace(history, executions=executions[-20:]))))
+    assert (finding.where, finding.recommendation.kind) == ("inside", "optimize")
+    assert "After 20 runs in a row within 800 ms it returns by itself" in finding.recommendation.text
+    assert finding.evidence[1].text.startswith("25 of its jobs were moved from within_1_second to within_24_hours")
+    assert finding.evidence[1].data == {
+        "moved": 25, "from_queue": "within_1_second", "to_queue": "within_24_hours",
+        "since_ns": EPOCH_NS + 60 * SECOND,
+    }  # fmt: skip
 
 
 def test_fires_on_a_run_that_misses_it() -> None:

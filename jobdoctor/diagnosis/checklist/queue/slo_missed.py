@@ -2,9 +2,10 @@
 
 ## What it looks for
 
-A promise for the job (`[tool.jobdoctor.slo_ms]`, or `JOBDOCTOR_SLO_MS`) that the 95th percentile of its time from
-enqueue to done misses. All attempts of one enqueue count together, with the pauses between them. It says what the late
-ones spent their time on: waiting in the queue, running, or waiting to be tried again.
+A promise for the job (`@jobdoctor.slo(within="30s")` on its function, or over it `[tool.jobdoctor.slo_ms]`) that the
+95th percentile of its time from enqueue to done misses. All attempts of one enqueue count together, with the pauses
+between them. It says what the late ones spent their time on: waiting in the queue, running, or waiting to be tried
+again. And how many of them were moved to the slowest queue, because the run alone takes longer than was promised.
 
 ## Why it costs time
 
@@ -13,8 +14,10 @@ of those who come back often.
 
 ## What to do
 
-Where the wait misses it: a queue of its own in front of the long jobs, or more workers. Where the run does: the
-findings inside the job come first. Where retries do: mend what fails. Otherwise change the promise.
+Where the wait misses it: a queue of its own in front of the long jobs (`jobdoctor.enqueue` chooses it by the promise,
+`jobdoctor run --slo` listens in that order), or more workers. Where the run does: the findings inside the job come
+first; a job that was moved returns by itself when it is faster. Where retries do: mend what fails. Otherwise change the
+promise.
 
 ## When it is a false alarm
 
@@ -32,6 +35,8 @@ from jobdoctor.diagnosis.measure import words_ms, words_share
 from jobdoctor.diagnosis.rule import Limit, NotChecked, Rule
 from jobdoctor.diagnosis.waiting import queues_of
 from jobdoctor.model import Evidence, Finding, JobHistory, RecommendationKind, Where
+from jobdoctor.promises import seconds_of_queue, spelt
+from jobdoctor.words import count, instant
 
 
 @dataclass(frozen=True)
@@ -68,7 +73,8 @@ class SloMissed(Rule):
         slo = history.slo_ms
         if slo is None:
             raise NotChecked(
-                f'No time was promised for this job: write "{history.job}" = 2000 (ms) under [tool.jobdoctor.slo_ms]'
+                f'No time was promised for this job: put @jobdoctor.slo(within="2s") on its function, or write '
+                f'"{history.job}" = 2000 (ms) under [tool.jobdoctor.slo_ms]'
             )
         taken = [_taken(chain) for chain in chains(history.trace) if _whole(chain)]
         if len(taken) < self.limits.min_jobs:
@@ -87,11 +93,16 @@ class SloMissed(Rule):
             "run": measure.mean(each.run for each in late),
             "pauses": measure.mean(each.pauses for each in late),
         }
-        most = max(parts, key=lambda name: parts[name])
+        demoted = _demoted(history)
+        # What was moved waits because it runs for so long.
+        most = "run" if demoted else max(parts, key=lambda name: parts[name])
         share = len(late) / len(taken)
         excess = sum(each.whole - slo for each in late) / len(taken)
         all_of_it = parts[most] * share
-        where, kind, text, snippet = _advice(most, history, slo, measure.mean(each.run for each in taken))
+        run = measure.mean(each.run for each in taken)
+        where, kind, text, snippet = (
+            _advice(most, history, slo, run) if demoted is None else _until_it_is_faster(slo, run)
+        )
         low, high = sorted((min(excess, all_of_it), all_of_it))
         return self.finding(
             severity="warning",
@@ -122,9 +133,32 @@ class SloMissed(Rule):
                         "late_run_ms": round(parts["run"], 3),
                         "late_pauses_ms": round(parts["pauses"], 3),
                     },
-                )
+                ),
+                *([] if demoted is None else [demoted]),
             ],
         )
+
+
+def _demoted(history: JobHistory) -> Evidence | None:
+    """How many were moved to the slowest queue, out of which, since when."""
+    moved = [execution for execution in history.executions if execution.demoted_from]
+    if not moved:
+        return None
+    first = min(moved, key=lambda execution: execution.demoted_at_ns)
+    # The trace has them all, and does not say who moved them: whoever ran in that queue from then on.
+    ran = sum(row.queue == first.queue and row.dequeued_at_ns >= first.demoted_at_ns for row in history.trace)
+    number = max(ran, len(moved))
+    return Evidence(
+        "queue",
+        f"{count(number, 'of its jobs was', 'of its jobs were')} moved from {first.demoted_from} to {first.queue}, and "
+        f"run there, since {instant(first.demoted_at_ns)}: its run alone breaks the promise, and others had to wait",
+        {
+            "moved": number,
+            "from_queue": first.demoted_from,
+            "to_queue": first.queue,
+            "since_ns": first.demoted_at_ns,
+        },
+    )
 
 
 def _whole(chain: Chain) -> bool:
@@ -141,6 +175,17 @@ def _taken(chain: Chain) -> _Taken:
     return _Taken(max(0, chain.last.reaped_at_ns - begin) / 1e6, wait / 1e6, run / 1e6)
 
 
+def _until_it_is_faster(slo: float, run: float) -> tuple[Where, RecommendationKind, str, str]:
+    return (
+        "inside",
+        "optimize",
+        f"Shorten the run, or promise more: it takes {words_ms(run)} on average, of {words_ms(slo)} that were promised, so "
+        f"its jobs are moved to the slowest queue. After 20 runs in a row within {words_ms(0.8 * slo)} it returns by "
+        f"itself. The findings inside the job say where the time goes",
+        "",
+    )
+
+
 def _advice(most: str, history: JobHistory, slo: float, run: float) -> tuple[Where, RecommendationKind, str, str]:
     queue = queues_of(history.trace)[0]
     name = history.job.rpartition(".")[2]
@@ -150,7 +195,9 @@ def _advice(most: str, history: JobHistory, slo: float, run: float) -> tuple[Whe
             "queue",
             f"Give it a queue that is looked at before {queue}, or workers of its own: it runs {words_ms(run)}, "
             f"{words_share(run / slo)} of what was promised, and waits for the rest",
-            f"Queue('urgent').enqueue({name}, ...)\n$ rq worker urgent {queue}  # in this order",
+            _promised_snippet(name, slo)
+            if seconds_of_queue(queue) is None
+            else "$ jobdoctor run --slo --workers 4  # more of them; one or more take the fast jobs only",
         )
     if most == "run":
         return (
@@ -165,4 +212,11 @@ def _advice(most: str, history: JobHistory, slo: float, run: float) -> tuple[Whe
         "retry",
         "Mend what makes the first attempt fail: the late ones were waiting to be tried again",
         "",
+    )
+
+
+def _promised_snippet(name: str, slo: float) -> str:
+    return (
+        f'@jobdoctor.slo(within="{spelt(slo / 1_000)}")\ndef {name}(...): ...\n\n'
+        f"jobdoctor.enqueue({name}, ...)\n$ jobdoctor run --slo  # the queues of promises, fastest first"
     )
