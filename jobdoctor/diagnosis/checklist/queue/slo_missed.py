@@ -95,14 +95,13 @@ class SloMissed(Rule):
         }
         demoted = _demoted(history)
         # What was moved waits because it runs for so long.
-        most = "run" if demoted else max(parts, key=lambda name: parts[name])
+        too_slow = demoted is not None and measure.quantile([each.run for each in taken], self.limits.quantile) > slo
+        most = "run" if too_slow else max(parts, key=lambda name: parts[name])
         share = len(late) / len(taken)
         excess = sum(each.whole - slo for each in late) / len(taken)
         all_of_it = parts[most] * share
         run = measure.mean(each.run for each in taken)
-        where, kind, text, snippet = (
-            _advice(most, history, slo, run) if demoted is None else _until_it_is_faster(slo, run)
-        )
+        where, kind, text, snippet = _until_faster(slo, run) if too_slow else _advice(most, history, slo, run)
         low, high = sorted((min(excess, all_of_it), all_of_it))
         return self.finding(
             severity="warning",
@@ -175,12 +174,12 @@ def _taken(chain: Chain) -> _Taken:
     return _Taken(max(0, chain.last.reaped_at_ns - begin) / 1e6, wait / 1e6, run / 1e6)
 
 
-def _until_it_is_faster(slo: float, run: float) -> tuple[Where, RecommendationKind, str, str]:
+def _until_faster(slo: float, run: float) -> tuple[Where, RecommendationKind, str, str]:
     return (
         "inside",
         "optimize",
-        f"Shorten the run, or promise more: it takes {words_ms(run)} on average, of {words_ms(slo)} that were promised, so "
-        f"its jobs are moved to the slowest queue. After 20 runs in a row within {words_ms(0.8 * slo)} it returns by "
+        f"Shorten the run, or promise more: it takes {words_ms(run)} on average, of {words_ms(slo)} that were "
+        f"promised, so its jobs are moved to the slowest queue. After 20 runs in a row within {words_ms(0.8 * slo)} it returns by "
         f"itself. The findings inside the job say where the time goes",
         "",
     )
