@@ -44,6 +44,14 @@ class CrashLog:
             self.remove()
             raise OSError(str(error)) from error
 
+    @classmethod
+    def inherited(cls, descriptor: int, path: str | None) -> CrashLog:
+        """The same file in a program that was given its descriptor. Raises OSError or ValueError."""
+        log = cls.__new__(cls)
+        log.path, log.descriptor = path, descriptor
+        log._map = mmap.mmap(descriptor, _SIZE)
+        return log
+
     def text(self) -> str:
         """What the last horse left; empty when it did not fault."""
         return self._map[: self._end()].decode("utf-8", "replace")

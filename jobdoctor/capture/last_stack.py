@@ -68,13 +68,15 @@ class SeenStack:
 class LastStack:
     """Looks at one process. Nothing is opened before the first look."""
 
-    def __init__(self, pid: int, *, spawned: bool = False) -> None:
+    def __init__(self, pid: int, *, spawned: bool = False, thread: int = 0) -> None:
+        """See ``outside_stack.StackReader``."""
         self.pid = pid
         self.missing = ""  # why there is no stack, when there should be one
         self.seen: SeenStack | None = None
         self.limits: dict[str, int] = {}  # of the process, those that are set
         self.spent_ns = 0
         self._spawned = spawned
+        self._thread = thread
         self._reader: StackReader | None = None
         self._due_ns = int(FIRST_LOOK_S * 1e9)
         self._rss_bytes = 0
@@ -96,7 +98,7 @@ class LastStack:
         began = time.perf_counter_ns()
         try:
             if self._reader is None:
-                self._reader = StackReader(self.pid, spawned=self._spawned)
+                self._reader = StackReader(self.pid, spawned=self._spawned, thread=self._thread)
             self._remember(self._reader, began)
             self.limits = limits_of(self.pid) or self.limits
         except ProcessLookupError:

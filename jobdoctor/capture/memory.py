@@ -98,6 +98,26 @@ def _reserve(descriptor: int, path: str) -> None:
         raise
 
 
+def open_shared(count: int) -> tuple[list[Memory], int]:
+    """Anonymous memories, and the descriptor of all of them, by which a program that inherits it maps them, too; -1
+    where the kernel has none: then forked children only have them."""
+    try:
+        descriptor = os.memfd_create("jobdoctor-recorder", os.MFD_CLOEXEC)
+    except (AttributeError, OSError):
+        return [open_memory() for _ in range(count)], -1
+    try:
+        os.ftruncate(descriptor, count * SIZE)
+        return map_shared(descriptor, count), descriptor
+    except (OSError, ValueError):
+        os.close(descriptor)
+        return [open_memory() for _ in range(count)], -1
+
+
+def map_shared(descriptor: int, count: int) -> list[Memory]:
+    """The memories behind a descriptor of ``open_shared``. Raises OSError or ValueError."""
+    return [Memory(mmap.mmap(descriptor, SIZE, offset=index * SIZE), None) for index in range(count)]
+
+
 def open_memory(path: str | None = None) -> Memory:
     """Memory for a recorder: anonymous and shared with forked children, or a file (mode 0600) when ``path`` is given.
 

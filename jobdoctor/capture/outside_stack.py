@@ -87,6 +87,14 @@ class RawFrame:
         return f"RawFrame({self.filename!r}, {self.line}, {self.function!r})"
 
 
+def own_thread() -> int:
+    """Where the state of the thread that asks is: for ``StackReader`` in another program. 0 when that is not known."""
+    try:
+        return _layout().thread
+    except UnreadableError:
+        return 0
+
+
 class _CodeFields(Struct, frozen=True):
     """Where a code object's fields are: found in one of this process, whose values are known."""
 
@@ -133,7 +141,9 @@ class StackReader:
     """Reads the stacks of one process. Raises UnreadableError when that cannot be done, in words for the report, and
     ProcessLookupError when the process is gone."""
 
-    def __init__(self, pid: int, *, spawned: bool = False) -> None:
+    def __init__(self, pid: int, *, spawned: bool = False, thread: int = 0) -> None:
+        """``spawned``: it is no fork of this process, and has the interpreter elsewhere. ``thread``: where the state of
+        the thread that runs the job is, when it is not that of the interpreter's first thread."""
         self._layout = _layout()
         try:
             self._memory = os.open(f"/proc/{pid}/mem", os.O_RDONLY | os.O_CLOEXEC)
@@ -144,6 +154,7 @@ class StackReader:
         self._codes: dict[tuple[int, ...], tuple[str, str, bytes, dict[int, RawFrame]]] = {}
         try:
             self._shift = _shift(pid) if spawned else 0
+            self._thread = thread or self._layout.thread + self._shift
         except BaseException:
             self.close()
             raise
@@ -156,14 +167,14 @@ class StackReader:
 
     def stack(self) -> list[RawFrame]:
         """The stack of the thread that runs the job, innermost first; empty when it could not be read now."""
-        return self._stack_of(self._layout.thread + self._shift)
+        return self._stack_of(self._thread)
 
     def other_stacks(self, limit: int) -> list[list[RawFrame]]:
         """The stacks of up to ``limit`` threads that the job's own thread has started, newest first."""
         found: list[list[RawFrame]] = []
         threads: list[int] = []
         try:
-            thread = self._pointer(self._layout.thread + self._shift + _NEWER_THREAD)
+            thread = self._pointer(self._thread + _NEWER_THREAD)
             while thread and len(threads) < 64 and thread not in threads:
                 threads.append(thread)
                 thread = self._pointer(thread + _NEWER_THREAD)

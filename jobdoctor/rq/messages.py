@@ -12,6 +12,10 @@ INLINE_BYTES = 16 * 1024
 COPIED_BYTES = 32 * 1024 * 1024
 
 
+#: The name of a job whose data cannot be read by its serializer.
+UNDESERIALIZABLE = "(undeserializable)"
+
+
 class Begun(Struct, array_like=True, tag="begun"):
     """A job was taken, and its process runs. Instants as in ``capture.assemble``."""
 

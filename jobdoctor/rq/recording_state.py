@@ -7,11 +7,14 @@ import socket
 import weakref
 from typing import Any
 
+from rq.version import VERSION
+
 from jobdoctor.capture import recorder
 from jobdoctor.capture.crash_log import CrashLog, crash_path
-from jobdoctor.capture.memory import memory_path, open_memory, remove_stale
+from jobdoctor.capture.memory import Memory, memory_path, open_memory, open_shared, remove_stale
 from jobdoctor.rq import ptracer
 from jobdoctor.rq.guard import log
+from jobdoctor.rq.probing import probe_statuses
 from jobdoctor.rq.witness_link import Setting, WitnessLink
 
 #: Memories that are used in turn: one that a horse writes, and those that the witness has still to read. A witness that
@@ -26,14 +29,19 @@ class WorkerState:
         self.pid = os.getpid()
         self.spawns = spawns
         # A forked horse shares the memory; a spawned one has to find it by its path.
-        self.memories = [open_memory(memory_path() if spawns else None) for _ in range(MEMORIES)]
+        self.memories: list[Memory]
+        self.memories, descriptor = (
+            ([open_memory(memory_path()) for _ in range(MEMORIES)], -1) if spawns else open_shared(MEMORIES)
+        )
         self.crash_logs = [_crash_log(memory.path) for memory in self.memories]
         if spawns:
             remove_stale()
         recorder.calibrate()
         ptracer.prepare()
         queues = [queue.name for queue in worker.queues]
-        self.link = WitnessLink(worker.connection, worker.name, queues, self.memories, _witness, self.crash_logs)
+        self.link = WitnessLink(
+            worker.connection, worker.name, queues, self.memories, _witness, self.crash_logs, descriptor
+        )
         # For workers that are given up without having been told to end; at the latest when the interpreter exits.
         self._at_end = weakref.finalize(worker, _end, self.link)
         self.link.start()
@@ -61,7 +69,7 @@ def _crash_log(memory_path: str | None) -> CrashLog | None:
 def _witness(line: socket.socket, setting: Setting) -> None:
     from jobdoctor.rq import witness  # in its process only: the worker needs nothing of what this imports
 
-    witness.main(line, setting)
+    witness.main(line, setting._replace(rq_version=VERSION, probes=probe_statuses()))
 
 
 def _end(link: WitnessLink) -> None:
@@ -73,3 +81,4 @@ def _end(link: WitnessLink) -> None:
     for crash_log in link.crash_logs:
         if crash_log is not None:
             crash_log.close()
+    link.close_memories()

@@ -6,11 +6,11 @@ from __future__ import annotations
 import os
 import socket
 import time
+from collections.abc import Sequence
 from resource import struct_rusage
 from typing import Any, NamedTuple
 
 from msgspec.structs import replace
-from rq.version import VERSION
 
 from jobdoctor.capture import recording, stack_profile
 from jobdoctor.capture.assemble import ExecutionFacts, Observation, assemble
@@ -33,9 +33,7 @@ from jobdoctor.model import (
     Sample,
 )
 from jobdoctor.rq.guard import Guard
-from jobdoctor.rq.messages import Begun, Ended
-from jobdoctor.rq.names import UNDESERIALIZABLE
-from jobdoctor.rq.probing import probe_statuses
+from jobdoctor.rq.messages import UNDESERIALIZABLE, Begun, Ended
 from jobdoctor.rq.slo_record import PromiseRecord
 
 #: Seconds of CPU spent on the payload between two samples.
@@ -65,6 +63,10 @@ class Surroundings(NamedTuple):
     promises: PromiseRecord
     observer: LockObserver
     memory: MemoryWatch
+    rq_version: str
+    probes: Sequence[ProbeStatus]  # as they were when the witness was forked
+    stranger: bool  # the witness is no fork of the worker any more
+    thread: int  # then: where the worker has the state of the thread that forks horses, see ``capture.outside_stack``
 
 
 class ExecutionWatch:
@@ -90,7 +92,10 @@ class ExecutionWatch:
         self.depth: int | None = None
         self.moved_from = ("", 0)
         self.exempt = False
-        self.last_stack = LastStack(begun.pid, spawned=begun.kind == "spawn")
+        if begun.kind == "spawn":
+            self.last_stack = LastStack(begun.pid, spawned=True)
+        else:
+            self.last_stack = LastStack(begun.pid, spawned=around.stranger, thread=around.thread)
         self.baseline_rss_bytes = 0
         self._wire_bytes: int | None = None
         self._last_tick_ns = 0
@@ -196,7 +201,7 @@ class ExecutionWatch:
             queue_depth=self.depth,
             host=_HOST,
             pid=self.around.worker_pid,
-            rq_version=VERSION,
+            rq_version=self.around.rq_version,
             timeout_s=begun.timeout_s,
             failure_ttl_s=begun.failure_ttl_s,
             retry=RetryPolicy(begun.max_retries, begun.retries_left, begun.intervals_s),
@@ -232,7 +237,7 @@ class ExecutionWatch:
             overhead_ns += note["ns"]
         probes: list[ProbeStatus] = []
         with self.guard("probes"):
-            probes = _probes(recorded)
+            probes = _probes(self.around.probes, recorded)
         locks: list[LockWait] = []
         with self.guard("locks"):
             locks = self.around.observer.end(recorded)
@@ -350,9 +355,9 @@ def _from_zero(samples: list[Sample]) -> list[Sample]:
     ]
 
 
-def _probes(recorded: recording.Recording | None) -> list[ProbeStatus]:
-    """The worker's probes as they were when the witness was forked, with what came to life since."""
-    found = {(status.channel, status.library): status for status in probe_statuses()}
+def _probes(known: Sequence[ProbeStatus], recorded: recording.Recording | None) -> list[ProbeStatus]:
+    """The worker's probes, with what came to life since."""
+    found = {(status.channel, status.library): status for status in known}
     for note in recorded.facts("probe") if recorded is not None else []:
         found[(note["channel"], note["library"])] = ProbeStatus(**note)
     return list(found.values())

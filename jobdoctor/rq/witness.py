@@ -19,9 +19,7 @@ import time
 from typing import Any
 
 from msgspec import MsgspecError, msgpack
-from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
-from redis.retry import Retry
 
 from jobdoctor import config
 from jobdoctor.capture import recorder
@@ -30,16 +28,17 @@ from jobdoctor.capture.layout import HEADER_BYTES
 from jobdoctor.capture.lock_observer import LockObserver
 from jobdoctor.capture.profile_policy import ProfilePolicy
 from jobdoctor.errors import JobdoctorError
+from jobdoctor.rq import own_program
 from jobdoctor.rq.fleet_profiles import FleetProfiles
 from jobdoctor.rq.messages import ENCODER, Answer, Begun, Ended, Lost
 from jobdoctor.rq.slo_record import PromiseRecord
 from jobdoctor.rq.stream_writer import StreamWriter
 from jobdoctor.rq.watch import ExecutionWatch, Surroundings, horse_descriptor
 from jobdoctor.rq.witness_link import Setting
+from jobdoctor.rq.witness_server import Server, patience, server_of
 
-#: The server answers within this, or is away for now: a witness that waits takes no samples.
-_CONNECT_S = 2.0
-_ANSWER_S = 5.0
+#: How long a witness stays a fork of its worker: one that is there for a few jobs only is not worth another program.
+FORKED_S = 3.0
 #: Between two attempts while the server is away.
 RETRY_S = 1.0
 #: At its end, how long a witness tries to bring what it has to a server that is away.
@@ -56,13 +55,12 @@ _MESSAGES = msgpack.Decoder(Begun | Ended | Lost)
 
 def main(line: socket.socket, setting: Setting) -> None:
     """What the forked process does; returns when it is to end."""
-    _settle(line)
-    line.setblocking(False)  # recv_fds does not pass its flags on (Python 3.11)
-    connection = _own(setting.connection)
-    Witness(line, setting, connection).run()
+    _settle(own_program.kept_descriptors(line, setting))
+    server = server_of(setting.connection) if setting.own_program and own_program.possible(setting) else None
+    Witness(line, setting._replace(connection=_own(setting.connection)), server).run()
 
 
-def _settle(line: socket.socket) -> None:
+def _settle(kept: list[int]) -> None:
     """Lets go of what is the worker's: its descriptors, its signals, its terminal. What the worker built stays where it
     is, untouched: nothing of it is collected or finalised here."""
     gc.freeze()
@@ -77,7 +75,7 @@ def _settle(line: socket.socket) -> None:
     # Replaced rather than closed: objects of the worker's hold these numbers, and closing one of them some day must not
     # close something of ours.
     for descriptor in _descriptors():
-        if descriptor not in (nothing, line.fileno()):
+        if descriptor != nothing and descriptor not in kept:
             try:
                 os.fstat(descriptor)
                 os.dup2(nothing, descriptor, inheritable=descriptor <= 2)
@@ -100,24 +98,24 @@ def _descriptors() -> list[int]:
 
 
 def _own(connection: Any) -> Any:
-    """The worker's connection, for this process: redis-py connects anew after a fork. It gives up soon, where the
-    worker's may wait for ever."""
+    """The worker's connection, for this process: redis-py connects anew after a fork."""
     pool = connection.connection_pool
-    pool.connection_kwargs.update(
-        socket_timeout=_ANSWER_S, socket_connect_timeout=_CONNECT_S, retry=Retry(NoBackoff(), 0), retry_on_error=[]
-    )
+    pool.connection_kwargs.update(patience())
     connection.connection = None  # of a client that holds a single one
     pool.reset()
     return connection
 
 
 class Witness:
-    """The process's work, packet by packet."""
+    """The process's work, packet by packet. ``server``: it may become a program of its own, which connects there."""
 
-    def __init__(self, line: socket.socket, setting: Setting, connection: Any) -> None:
+    def __init__(self, line: socket.socket, setting: Setting, server: Server | None = None) -> None:
         self.line = line
-        self.line.setblocking(False)
+        self.line.setblocking(False)  # recv_fds does not pass its flags on (Python 3.11)
         self.setting = setting
+        self.server = server
+        self._forked_until_s = time.monotonic() + FORKED_S
+        connection = setting.connection
         self.problems: list[tuple[str, str]] = []
         try:
             settings = config.load()
@@ -135,6 +133,10 @@ class Witness:
             PromiseRecord(connection, settings),
             self.observer,
             MemoryWatch(groups_of()),
+            setting.rq_version,
+            setting.probes,
+            stranger=bool(setting.away_ns[0]),
+            thread=setting.thread,
         )
         self.watches: dict[int, ExecutionWatch] = {}
         self._retry_s = 0.0
@@ -171,6 +173,8 @@ class Witness:
             due.append(max(self.profiles.due_s, self._retry_s - time.monotonic()))
         if self._worker < 0:
             due.append(_LOOK_S)
+        if self.server is not None and not due:
+            due.append(max(0.0, self._forked_until_s - time.monotonic()))
         ready = self._poll.poll(min(due) * 1000 if due else None)
         if self._worker < 0:
             return os.getppid() != self.setting.worker_pid
@@ -186,9 +190,27 @@ class Witness:
             self._flush()
         due_s = self.profiles.due_s
         if due_s is not None and due_s <= 0:
-            with _quietly(self, "profiles"):
-                changed = self.profiles.write()
-                self._answer(0, {job: self.profiles.policy.wants(job) for job in changed})
+            self._write_profiles()
+        if self.server is not None and not self.watches and time.monotonic() >= self._forked_until_s:
+            self._become_program(self.server)
+
+    def _write_profiles(self) -> None:
+        with _quietly(self, "profiles"):
+            changed = self.profiles.write()
+            self._answer(0, {job: self.profiles.policy.wants(job) for job in changed})
+
+    def _become_program(self, server: Server) -> None:
+        """Goes on as a program of its own, when nothing is left that would be lost."""
+        if self.profiles.due_s is not None:
+            self._write_profiles()
+        if self.profiles.due_s is not None or self.writer.waiting or self.writer.lost:
+            return
+        self.server = None  # once: where it cannot be, it stays as it is
+        self.observer.close()
+        if self.problems:
+            self._answer(0, {})
+        with _quietly(self, "own program"):
+            own_program.become(self.line, self.setting, server)
 
     def _flush(self) -> None:
         if not self.writer.flush():
@@ -221,6 +243,9 @@ class Witness:
             watch = ExecutionWatch(message, data or message.data, buffer, crash_log, self.around, ask=ask)
             if message.number <= self.setting.told_again:
                 watch.missing.append("Samples from its beginning: the witness died, and another one took its place")
+            left_ns, back_ns = self.setting.away_ns
+            if left_ns <= message.perf_ns < back_ns:
+                watch.missing.append("Samples from its beginning: the witness was starting its own program")
             self.watches[message.number] = watch
             watch.tick()
         elif isinstance(message, Ended):

@@ -17,11 +17,14 @@ from typing import Any, NamedTuple
 
 from jobdoctor.capture.crash_log import CrashLog
 from jobdoctor.capture.memory import Memory
+from jobdoctor.model import ProbeStatus
 from jobdoctor.rq.messages import ANSWERS, COPIED_BYTES, ENCODER, INLINE_BYTES, Answer, Begun, Ended, Lost
 
 #: Starts of a witness within this time, beyond which something is wrong with it and nothing is recorded for a while.
 STARTS = 4
 STARTS_WITHIN_S = 60.0
+#: Witnesses of a worker that may become programs of their own. Should that be what they die of, the next ones do not.
+OWN_PROGRAMS = 2
 #: How long a job may wait for a memory that the witness is reading.
 MEMORY_PATIENCE_S = 0.003
 #: How long the worker waits at its end for what is still to be written.
@@ -41,6 +44,13 @@ class Setting(NamedTuple):
     worker_pid: int
     told_again: int  # executions up to this number were told to a witness that died
     crash_logs: Sequence[CrashLog | None] = ()  # of the memories
+    descriptor: int = -1  # of all memories; -1: they have none
+    rq_version: str = ""
+    probes: Sequence[ProbeStatus] = ()
+    own_program: bool = False  # a fork that is to become a program of its own, see ``own_program``
+    # In that program:
+    thread: int = 0  # see ``capture.outside_stack``
+    away_ns: tuple[int, int] = (0, 0)  # when it could not look, by the performance counter
 
 
 class _Sent:
@@ -67,6 +77,7 @@ class WitnessLink:
         memories: Sequence[Memory],
         main: Callable[[socket.socket, Setting], None],
         crash_logs: Sequence[CrashLog | None] = (),
+        descriptor: int = -1,
     ) -> None:
         self.owner = os.getpid()
         self.pid = 0  # of the witness; 0: there is none
@@ -79,9 +90,10 @@ class WitnessLink:
         self.crash_logs = crash_logs
         self._profiles: dict[str, bool] = {}
         self._main = main
-        self._setting = Setting(connection, worker, queues, memories, self.owner, 0, crash_logs)
+        self._setting = Setting(connection, worker, queues, memories, self.owner, 0, crash_logs, descriptor)
         self._socket: socket.socket | None = None
         self._starts: deque[float] = deque(maxlen=STARTS)
+        self._started = 0
         self._number = 0
         self._free = list(range(len(memories)))
         self._open: dict[int, _Sent] = {}
@@ -95,11 +107,13 @@ class WitnessLink:
         if len(self._starts) == STARTS and now - self._starts[0] < STARTS_WITHIN_S:
             return False
         self._starts.append(now)
+        self._started += 1
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         pid = os.fork()
         if not pid:
             try:
-                self._main(theirs, self._setting._replace(told_again=self._number))
+                again = self._started <= OWN_PROGRAMS
+                self._main(theirs, self._setting._replace(told_again=self._number, own_program=again))
             finally:
                 os._exit(0)
         theirs.close()
@@ -118,6 +132,12 @@ class WitnessLink:
         while self._receive() and time.monotonic() < deadline:
             self._wait(select.POLLIN, max(0.0, deadline - time.monotonic()))
         self._reap(kill=self._socket is not None)
+
+    def close_memories(self) -> None:
+        """After the end, in the worker: the memories' descriptor is closed, too."""
+        if self._setting.descriptor >= 0:
+            os.close(self._setting.descriptor)
+            self._setting = self._setting._replace(descriptor=-1)
 
     def _hang_up(self) -> None:
         """The witness reads an end, whoever else has inherited this socket."""

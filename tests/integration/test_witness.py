@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 import redis
+import rq
 from rq import Queue
 from rq.job import Job
 
@@ -24,7 +25,7 @@ import jobdoctor
 from jobdoctor import wire
 from jobdoctor.rq import witness_link
 from jobdoctor.rq.recording_state import MEMORIES
-from tests.integration import jobs
+from tests.integration import death_jobs, jobs
 from tests.integration.recordings import RECORDING, executions, work
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -50,7 +51,28 @@ def alive(pid: int) -> bool:
 def witnesses(worker: int) -> list[int]:
     """The witnesses of a worker that run."""
     children = pathlib.Path(f"/proc/{worker}/task/{worker}/children").read_text().split()
-    return [int(pid) for pid in children if pathlib.Path(f"/proc/{pid}/comm").read_text() == "rq-witness\n"]
+    return [
+        int(pid)
+        for pid in children
+        if pathlib.Path(f"/proc/{pid}/comm").read_text() == "rq-witness\n" or own_program(int(pid))
+    ]
+
+
+def own_program(pid: int) -> bool:
+    """Whether a witness has become a program of its own."""
+    return b"-I\0-S\0" in pathlib.Path(f"/proc/{pid}/cmdline").read_bytes()
+
+
+def goes_on(pid: int) -> bool:
+    """Whether it has, and is ready for the next job: it keeps an eye on its worker."""
+    try:
+        targets = [os.readlink(f"/proc/{pid}/fd/{number}") for number in os.listdir(f"/proc/{pid}/fd")]
+    except OSError:
+        return False  # something was closed meanwhile
+    return own_program(pid) and "anon_inode:[pidfd]" in targets
+
+
+SOON = "__import__('jobdoctor.rq.witness').rq.witness.__dict__.update(FORKED_S=0.5)"
 
 
 @contextmanager
@@ -87,7 +109,8 @@ def test_it_ends_with_its_worker(redis_client: redis.Redis, valkey_url: str) -> 
 def test_nothing_is_left_behind(redis_client: redis.Redis, valkey_url: str) -> None:
     """After 200 jobs the worker has the descriptors that it had after the first, and one witness."""
     queue = Queue(connection=redis_client)
-    with running(valkey_url) as worker:
+    with running(valkey_url, f"({SOON} or jobdoctor.Worker)") as worker:
+        until(lambda: goes_on(witnesses(worker.pid)[0]))
         queue.enqueue(jobs.nothing)
         until(lambda: redis_client.xlen(wire.STREAM_KEY) == 1)
         before = witnesses(worker.pid)
@@ -99,6 +122,57 @@ def test_nothing_is_left_behind(redis_client: redis.Redis, valkey_url: str) -> N
         assert [len(os.listdir(f"/proc/{pid}/fd")) for pid in (worker.pid, witness)] == descriptors
         assert witnesses(worker.pid) == before
     assert len({each.id for each in executions(redis_client)}) == 200
+
+
+def test_it_becomes_a_program_of_its_own(redis_client: redis.Redis, valkey_url: str) -> None:
+    """Which has nothing of the application's, goes on with the memories and lines that it had, and sees as much."""
+    queue = Queue(connection=redis_client)
+    secret = valkey_url.replace("redis://", "redis://default:hunter2@")
+    with running(secret, f"({SOON} or __import__('sqlalchemy') and jobdoctor.Worker)") as worker:
+        (witness,) = witnesses(worker.pid)
+        until(lambda: goes_on(witness))
+        process = pathlib.Path(f"/proc/{witness}")
+        assert b"hunter2" not in (process / "cmdline").read_bytes() + (process / "environ").read_bytes()
+        assert "sqlalchemy" in pathlib.Path(f"/proc/{worker.pid}/maps").read_text()
+        assert "sqlalchemy" not in (process / "maps").read_text()
+        killed = queue.enqueue(death_jobs.kill_self_after, 0.5)
+        until(lambda: redis_client.xlen(wire.STREAM_KEY) == 1)
+        assert killed.is_failed
+        queue.enqueue(jobs.add, 1, 2)
+        until(lambda: redis_client.xlen(wire.STREAM_KEY) == 2)
+        assert witnesses(worker.pid) == [witness]
+    assert not alive(witness)
+    dead, done = executions(redis_client)
+    assert dead.death is not None
+    assert dead.death.stack_source == "observed"
+    assert [frame.function for frame in dead.death.stack] == ["computing", "kill_self_after"]
+    assert len(dead.samples) > 3
+    assert done.outcome == "finished"
+    assert {phase.name for phase in done.phases} >= {"setup", "body"}
+    assert done.rq_version == rq.VERSION
+    assert {probe.channel for probe in done.probes} >= {"sql", "redis", "enqueue"}
+    assert done.not_captured == []
+
+
+def test_a_program_that_cannot_begin(redis_client: redis.Redis, valkey_url: str, tmp_path: pathlib.Path) -> None:
+    """The witness dies of it, once more, and then stays what it was: a fork."""
+    broken = tmp_path / "witness_program.py"
+    broken.write_text("import sys; sys.exit(1)")
+    wrong = f"__import__('jobdoctor.rq.own_program').rq.own_program.__dict__.update(_PROGRAM={str(broken)!r})"
+    queue = Queue(connection=redis_client)
+    seen: set[int] = set()
+    with running(valkey_url, f"({SOON} or {wrong} or jobdoctor.Worker)") as worker:
+        for number in range(1, 6):
+            until(lambda: not any(own_program(pid) for pid in witnesses(worker.pid)))
+            queue.enqueue(jobs.add, 1, number)
+            until(lambda number=number: redis_client.xlen(wire.STREAM_KEY) == number)  # type: ignore[misc]
+            seen.update(witnesses(worker.pid))
+        (last,) = witnesses(worker.pid)
+        time.sleep(0.3)
+        assert alive(last)
+        assert not own_program(last)
+    assert len(seen) <= 3
+    assert {each.outcome for each in executions(redis_client)} == {"finished"}
 
 
 def test_a_worker_that_is_not_told_to_end(redis_client: redis.Redis) -> None:
