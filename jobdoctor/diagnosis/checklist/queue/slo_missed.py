@@ -179,8 +179,8 @@ def _until_faster(slo: float, run: float) -> tuple[Where, RecommendationKind, st
         "inside",
         "optimize",
         f"Shorten the run, or promise more: it takes {words_ms(run)} on average, of {words_ms(slo)} that were "
-        f"promised, so its jobs are moved to the slowest queue. After 20 runs in a row within {words_ms(0.8 * slo)} it returns by "
-        f"itself. The findings inside the job say where the time goes",
+        f"promised, so its jobs are moved to the slowest queue. After 20 runs in a row within {words_ms(0.8 * slo)} "
+        f"it returns by itself. The findings inside the job say where the time goes",
         "",
     )
 
