@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import pytest
+from msgspec.structs import replace
 
 from jobdoctor.diagnosis.checklist.internals.cpu_starved import CpuStarved
 from jobdoctor.diagnosis.engine import run_rule
-from jobdoctor.model import Execution
-from tests.builders import make_execution, make_history, make_row
+from jobdoctor.model import Execution, LedgerPart
+from tests.builders import MS, make_execution, make_history, make_row
 from tests.diagnosis.asking import ask, only
 
 
@@ -59,6 +60,15 @@ def test_not_checked_with_two_executions() -> None:
     assert check.status == "not_checked"
 
 
+def test_what_the_worker_does_around_the_job_is_stretched_as_well() -> None:
+    """150 ms of CPU took 450: of 90 ms around it, 60 are waits that nobody recorded."""
+    executions = crowd(150, 300)
+    around = [replace(each, ledger=[*each.ledger, LedgerPart("fork", "", 90 * MS)]) for each in executions]
+    finding = only(ask(CpuStarved, around))
+    assert finding.saving_ms.mid == pytest.approx(300 + 60 - 15)
+    assert finding.cost_ms == finding.saving_ms.mid
+
+
 def test_the_whole_finding() -> None:
     executions = crowd(150, 300)
     other = make_row(executions[0], execution_id="x", job="app.other", worker="worker-9")
@@ -69,7 +79,7 @@ def test_the_whole_finding() -> None:
     assert finding.title == (
         "Ready to run but without a processor for 300 ms (65% of the run): it computes 3.0 times as slowly"
     )
-    assert (finding.saving_ms.low, finding.saving_ms.mid, finding.saving_ms.high) == (90.0, 210.0, 300.0)
+    assert (finding.saving_ms.low, finding.saving_ms.mid, finding.saving_ms.high) == pytest.approx((81, 285, 330))
     assert finding.evidence[0].data["factor"] == 2.0
     assert finding.evidence[1].text == "4 workers ran jobs beside it at one time, on 1 host"
     assert "jobdoctor run default --workers" in finding.recommendation.snippet

@@ -6,7 +6,7 @@ import pytest
 
 from jobdoctor.diagnosis.checklist.internals.gc_pressure import GcPressure
 from jobdoctor.diagnosis.rule import NotChecked
-from jobdoctor.model import Execution, ProbeStatus
+from jobdoctor.model import Execution, ImportCost, ProbeStatus
 from tests.builders import MS, make_execution
 from tests.diagnosis.asking import alike, ask, only
 
@@ -61,10 +61,29 @@ def test_advice_for_many_young_collections_is_another() -> None:
     assert finding.saving_ms.low == 30.0
 
 
+def importing(gc_ms: float, imported_ms: int, *, in_body: bool) -> list[Execution]:
+    """50 ms of the job's own CPU beside so much of imports and collections."""
+    return alike(
+        run_ms=50 + gc_ms + imported_ms, ledger={"cpu": 50, "gc": gc_ms, "import": imported_ms}, gc_count=10,
+        gc_ns=int(gc_ms * MS), imports=[ImportCost("asyncpg", imported_ms * MS, imported_ms * MS, in_body=in_body)],
+    )  # fmt: skip
+
+
+def test_silent_on_the_collections_that_imports_bring_about() -> None:
+    """Imports in the function make most of the objects: most of the collections are theirs."""
+    assert ask(GcPressure, importing(100, 150, in_body=True)) == []
+    assert len(ask(GcPressure, importing(100, 150, in_body=False))) == 1
+
+
+def test_a_loop_of_collections_is_found_beside_imports() -> None:
+    finding = only(ask(GcPressure, importing(400, 50, in_body=True)))
+    assert finding.evidence[0].data["gc_ms"] == pytest.approx(350, abs=1)
+
+
 def test_the_whole_finding() -> None:
     finding = only(ask(GcPressure, collecting(100)))
     assert (finding.code, finding.step, finding.recommendation.kind) == ("JD304", "internals", "optimize")
     assert finding.title == "100 ms of garbage collection (51% of the function) in 10 collections"
-    assert (finding.saving_ms.low, finding.saving_ms.mid, finding.saving_ms.high) == (50.0, 85.0, 110.0)
+    assert (finding.saving_ms.low, finding.saving_ms.mid, finding.saving_ms.high) == pytest.approx((50, 95, 110))
     assert finding.evidence[0].data["pause_ms"] == 10.0
     assert "gc.freeze()" in finding.recommendation.snippet

@@ -8,7 +8,7 @@ import pytest
 
 from jobdoctor.diagnosis.checklist.internals.sleeping import Sleeping
 from jobdoctor.model import SpanGroup
-from tests.builders import make_group
+from tests.builders import MS, make_group
 from tests.diagnosis.asking import alike, ask, only
 
 
@@ -80,4 +80,21 @@ def test_the_whole_finding_of_a_poll() -> None:
         "2.0 s asleep (91% of the run) at app/exports.py:30, polling GET http://api.test/exports/{}"
     )
     assert (finding.severity, finding.calls, finding.cost_ms) == ("critical", 20, pytest.approx(2_000 + 100 * 20 / 21))
+    assert finding.saving_ms.mid == finding.cost_ms
+    assert finding.saving_ms.high == pytest.approx(1.1 * finding.saving_ms.mid, abs=0.01)
     assert "queue.enqueue_in(" in finding.recommendation.snippet
+
+
+def test_a_job_that_is_scheduled_instead_is_one_more_execution() -> None:
+    sleeps = make_group("sleep", count=1, ms=600)
+    executions = alike(sleeps, run_ms=700, ledger={"sleep": 600, "fork": 40, "persist": 20, "cpu": 40})
+    saving = only(ask(Sleeping, executions)).saving_ms
+    assert (saving.low, saving.mid, saving.high) == pytest.approx((540 * 0.9, 570, 660))
+
+
+def test_what_a_client_computes_between_the_questions_goes_with_them() -> None:
+    """From the first question to the last 660 ms: 500 asleep, 110 asking, and 50 of the client's CPU."""
+    poll = make_group("http", count=11, distinct=1, ms=110, first_start_ns=0, last_end_ns=660 * MS)
+    sleeps = make_group("sleep", count=10, ms=500, callsite="app/exports.py:30")
+    finding = only(ask(Sleeping, alike(sleeps, poll, run_ms=700, ledger={"sleep": 500, "http": 110, "cpu": 90})))
+    assert finding.saving_ms.mid == pytest.approx(500 + 100 + 25)

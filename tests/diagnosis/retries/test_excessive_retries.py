@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from jobdoctor.diagnosis.checklist.retries.excessive_retries import ExcessiveRetries
 from jobdoctor.diagnosis.rule import NotChecked
 from jobdoctor.model import Finding, TraceRow
-from tests.builders import make_execution, make_history
+from tests.builders import MS, make_execution, make_history
 from tests.diagnosis.asking import only
 from tests.diagnosis.traffic import MAIL, attempts, diagnosed, history_of, policy
 
@@ -37,7 +38,8 @@ def test_fires_when_most_need_a_second_attempt() -> None:
     assert finding.callsite == "app/tasks.py:12"
     # Half of the executions failed, 50 ms each.
     assert finding.cost_ms == pytest.approx(25)
-    assert (finding.saving_ms.low, finding.saving_ms.mid, finding.saving_ms.high) == pytest.approx((15, 22.5, 25))
+    assert (finding.saving_ms.low, finding.saving_ms.mid, finding.saving_ms.high) == pytest.approx((15, 23.75, 27.5))
+    # The high end: nobody succeeded at once, so that a tenth of the later successes may be making up for the failures.
     assert finding.evidence[0].data["attempts"] == {"2": 8}
     assert finding.evidence[0].data["later_ms"] == pytest.approx(30_050)
     assert "8 of 8 jobs meet it before they succeed, 30.1 s later" in finding.recommendation.text
@@ -101,3 +103,11 @@ def test_a_storm_owns_it() -> None:
     codes = {finding.code: finding.part_of for finding in diagnosed(MAIL, rows, execution=policy(0)).findings}
     assert codes["JD602"] is None
     assert codes["JD601"] == "JD602"
+
+
+def test_a_success_that_makes_up_for_a_failure_takes_longer() -> None:
+    """At once 50 ms; after a failure 60: ten of them belong to the failure."""
+    rows = jobs(8, *AFTER_ONE)
+    later = [replace(row, reaped_at_ns=row.reaped_at_ns + 10 * MS) if row.attempt == 2 else row for row in rows]
+    finding = only(ask([*later, *jobs(4, *AT_ONCE, name="b")]))
+    assert finding.saving_ms.high == pytest.approx((8 * 50 + 8 * 10) / 20)

@@ -48,7 +48,7 @@ def test_fires_on_products_saved_thrice() -> None:
 
 def test_one_that_still_waits_makes_the_next_certainly_useless() -> None:
     waiting = only(ask(edits(8, 3, wait=30.0)))
-    assert waiting.saving_ms.low == pytest.approx(waiting.cost_ms)
+    assert waiting.saving_ms.low == pytest.approx(0.9 * waiting.cost_ms, abs=1e-3)
     assert waiting.confidence > only(ask(edits(8, 3))).confidence
     assert only(ask(edits(8, 3))).saving_ms.low == 0
 

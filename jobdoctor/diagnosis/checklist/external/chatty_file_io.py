@@ -139,7 +139,7 @@ class ChattyFileIo(TimeRule):
             confidence=0.9 if lead is not None else 0.7,
             title=f"{' and '.join(said)} for each execution" + (f" from {line}" if line else ""),
             cost_ms=sum(each.total_ms for each in [*synced, *opened]) + small * _SMALL_CALL_US[1] / 1_000,
-            saving=(0.5 * low, mid, high),
+            saving=measure.give_or_take(0.5 * low, mid, high),
             text="Open the file once, let Python's buffer gather what is written, and sync once at the end. A rename "
             "then shows readers all of it or nothing",
             snippet=(f"# {line}\n" if line else "") + 'with open(f"{path}.new", "w") as output:  # once\n'

@@ -65,6 +65,9 @@ class SlowQuery(TimeRule):
         "share of the job's time below which a statement quicker than grave_ms is never more than info",
         "own: a quarter of the job",
     )
+    many_rows = Limit(
+        1_000, "rows", "rows that one run gives from which much of its time is theirs", "own: 1,000 rows take 1 to 5 ms"
+    )
     few_calls = Limit(10, "calls", "runs for each execution from which their number is the illness", "as JD401")
     most_executions = Limit(
         0.6, "share", "executions in which it must be that slow", "own: one slow run is the database's bad moment"
@@ -83,12 +86,24 @@ class SlowQuery(TimeRule):
         slow = sum(_own_ms(group, owner) >= self.limits.call_ms for group, owner in _pairs(calls))
         return count < self.limits.few_calls and slow >= max(1.0, self.limits.most_executions * made)
 
+    def _saving(self, calls: Calls, cost: float) -> tuple[float, float, float]:
+        """(low, mid, high) in ms. Nobody knows what a plan gives before it is there: from a quarter to all.
+
+        A statement that takes long for few rows reads what it does not give: with the right plan it takes an indexed
+        lookup's time, a ms or so. What gives many rows has to read and send them: half of it is a guess.
+        """
+        many = self._gives_many(calls)
+        return measure.give_or_take(0.0 if many else 0.25 * cost, (0.5 if many else 0.85) * cost, cost)
+
+    def _gives_many(self, calls: Calls) -> bool:
+        rows = calls.rows_per_call
+        return rows is not None and rows >= self.limits.many_rows
+
     def _describe(self, calls: Calls, executions: list[Execution], whole: float) -> Finding:
         first = calls.first
         each = measure.quantile([_own_ms(group, owner) for group, owner in _pairs(calls)], 0.5)
         cost = sum(_own_ms(group, owner) * group.count for group, owner in _pairs(calls)) / len(executions)
-        # Nobody knows what an index gives before it is there: from little to all but an indexed lookup's time.
-        saving = (0.0, 0.7 * cost, 0.98 * cost)
+        saving = self._saving(calls, cost)
         part = measure.share(cost, whole)
         severity: Severity = self.severity(saving[1], whole)
         if each < self.limits.grave_ms and part < self.limits.least_share:
@@ -96,6 +111,7 @@ class SlowQuery(TimeRule):
         elif each >= self.limits.grave_ms and severity == "info":
             severity = "warning"
         rows = calls.rows_per_call
+        many = self._gives_many(calls)
         evidence = [
             measure.calls_evidence(
                 f"{words_ms(each)} for each run, {words_ms(cost)} of {words_ms(whole)} in the job: "
@@ -108,7 +124,7 @@ class SlowQuery(TimeRule):
                 Evidence(
                     "fact",
                     f"It gives {words_count(rows)} {'row' if round(rows) == 1 else 'rows'}"
-                    + (": what it reads for them, its plan tells" if rows < 1_000 else ", which takes time of its own"),
+                    + (", which takes time of its own" if many else ": what it reads for them, its plan tells"),
                     {"rows": round(rows, 2)},
                 )
             )

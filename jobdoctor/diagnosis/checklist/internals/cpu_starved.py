@@ -129,18 +129,32 @@ class CpuStarved(Rule):
             )
         evidence.append(measure.execution_evidence(worst, "Longest without a processor"))
         slower = 1 + factor
+        saving = _saving(executions, delay, demand)
         return self.finding(
             severity=severity,
             confidence=0.8 if severity != "info" else 0.6,
             title=f"Ready to run but without a processor for {words_ms(delay)} "
             f"({words_share(measure.share(delay, run))} of the run): it computes {slower:.1f} times as slowly",
-            cost_ms=delay,
-            saving=(0.3 * delay, 0.7 * delay, delay),
+            cost_ms=max(delay, saving[1]),
+            saving=saving,
             text="Run no more workers than there are processors for them. Or give the CPU-heavy queue a host, or a "
             "larger share of this one",
             snippet=_snippet(executions[0].queue),
             evidence=evidence,
         )
+
+
+def _saving(executions: Sequence[Execution], delay: float, demand: float) -> tuple[float, float, float]:
+    """(low, mid, high) in ms of worker time, when no more run than there are processors.
+
+    A host that has too much to do stretches all that computes, by the same factor: also what the worker does around the
+    job, dispatch, fork and saving, whose waits nobody recorded. Of these as much goes as of the job's own time on the
+    processor. What is left is the delay of a host that is not short of processors, a tenth of the CPU. Low: the others
+    that compute are not all this queue's.
+    """
+    stretched = delay / (delay + demand) if delay + demand > 0 else 0.0
+    gone = delay + stretched * measure.around_ms(executions)
+    return measure.give_or_take(0.3 * gone, max(0.5 * gone, gone - 0.1 * demand), gone)
 
 
 def _delay_ms(execution: Execution) -> float:

@@ -127,7 +127,7 @@ class Killed(Rule):
             confidence=0.95 if cause in _SURE else 0.8,
             title=title,
             cost_ms=saving,
-            saving=(saving / 2, saving, saving),
+            saving=measure.give_or_take(saving / 2, saving, saving),
             kind=kind,
             text=text,
             callsite=_in_flight_callsite(newest) or next((one.callsite for one in death.stack if one.application), ""),

@@ -89,8 +89,7 @@ class Sleeping(Rule):
                     f"Between the sleeps it asks again: {polled.first.fingerprint} at {polled.first.callsite}",
                 )
             )
-        # Who is told asks no more, or once.
-        asking = polled.total_ms * (1 - 1 / max(1.0, polled.count)) if polled is not None else 0.0
+        saving = _saving(slept, sleeps, polled, executions)
         function = executions[0].job.rpartition(".")[2]
         text = "Let the job end and schedule the rest. `enqueue_in` asks again later without holding a worker."
         if polled is not None:
@@ -102,8 +101,8 @@ class Sleeping(Rule):
             severity=severity,
             confidence=0.95 if first is not None else 0.75,
             title=title,
-            cost_ms=slept + asking,
-            saving=(slept * 0.8, slept * 0.95 + asking / 2, slept + asking),
+            cost_ms=max(slept, saving[1]),
+            saving=saving,
             text=text,
             snippet=f"# {first.callsite if first else function}: instead of the sleep\n"
             "from datetime import timedelta\n\n"
@@ -123,6 +122,26 @@ class Sleeping(Rule):
         )
         near = [each for each in asked if 0.5 * count <= each.count <= 2 * count + 1 and _is_one_question(each)]
         return near[0] if near else None
+
+
+def _saving(
+    slept: float, sleeps: Sequence[Calls], polled: Calls | None, executions: Sequence[Execution]
+) -> tuple[float, float, float]:
+    """(low, mid, high) in ms of worker time. Nothing of a sleep is left, but a job that is scheduled instead is one
+    more execution, or one more for each time that it asks again: what is around one is taken off at the low end.
+
+    Where it polls, who is told asks no more, or once: all but one of the questions go, and with them what the client
+    computed between them.
+    """
+    turn = measure.around_ms(executions)
+    if polled is None:
+        return measure.give_or_take(max(slept / 2, slept - turn), max(slept / 2, slept - turn / 2), slept)
+    fewer = 1 - 1 / max(1.0, polled.count)
+    asking = polled.total_ms * fewer
+    stretch = polled.per_execution(measure.stretch_ns) / measure.NS_PER_MS
+    own = measure.ledger_ms(executions, "cpu", detail="") + measure.ledger_ms(executions, "cpu_wait")
+    between = max(0.0, min(own, stretch - polled.total_ms - sum(each.total_ms for each in sleeps)))
+    return measure.give_or_take(max(slept / 2, slept - turn), slept + asking + between / 2, slept + asking + between)
 
 
 def _is_one_question(calls: Calls) -> bool:

@@ -117,11 +117,12 @@ class ApplicationLockWait(TimeRule):
         worst = max(executions, key=lambda each: wait.waited_ns.get(each.id, 0))
         advice, snippet = _advice(wait.kind)
         return self.finding(
-            severity=self.severity(0.75 * waited, measure.run_ms(executions)),
+            severity=self.severity(0.9 * waited, measure.run_ms(executions)),
             confidence=0.95 if holder else 0.9,
             title=title,
             cost_ms=waited,
-            saving=(0.5 * waited, 0.75 * waited, waited),
+            # A lock for one record, or around the update alone, is seldom met; low: half of the work needs it.
+            saving=(0.5 * waited, 0.9 * waited, waited),
             text=advice,
             snippet=snippet,
             callsite=wait.callsite,

@@ -73,11 +73,7 @@ class PoolWait(TimeRule):
         timeouts = sum(
             group.errors for execution in executions for group in _by_pool(execution, executions).get(pool.target, [])
         )
-        # Threads waited beside one another and beside running queries: the wall time to gain is mostly what the ledger
-        # shows as pool time and nothing else, at most the time some thread waited, and nothing where the database is
-        # busy with the connections that it has.
-        alone = min(waited, measure.ledger_ms(executions, "pool"))
-        saving = (0.0, (alone + waited) / 2, waited)
+        saving = _saving(executions, pool, waited)
         to = f" to {pool.target}" if pool.target else ""
         text = (
             f"{pool.affected} of {len(executions)} executions waited for a connection{to}, "
@@ -106,6 +102,37 @@ class PoolWait(TimeRule):
             calls=round(pool.times / len(executions)),
             evidence=[contention_evidence(text, [pool]), measure.execution_evidence(worst, "The longest wait")],
         )
+
+
+def _saving(executions: Sequence[Execution], pool: Contention, waited: float) -> tuple[float, float, float]:
+    """(low, mid, high) in ms of wall time, by Little's law (Little 1961, L = lambda W).
+
+    In a stretch of length s, threads stood w in all for a connection, and connections were used for u in all: w / s
+    threads waited and u / s worked at a time. With a connection for each the same work takes s u / (u + w) where the
+    database does it beside one another: the high end. It does nothing sooner where the connections that it has keep it
+    busy: the low end. In the middle, half of the threads that waited are served at once.
+    """
+    stood = used = stretch = 0.0
+    for execution in executions:
+        pools = _by_pool(execution, executions).get(pool.target, [])
+        queries = [
+            group
+            for group in execution.groups
+            if group.channel == "sql" and group.effect != "none" and group.target in (pool.target, "")
+        ]
+        if not pools:
+            continue
+        blocked = sum(group.blocked_ns for group in pools)
+        stood += blocked or sum(group.total_ns for group in pools)
+        used += sum(group.total_ns for group in queries)
+        begun = min(group.first_start_ns for group in pools)
+        stretch += max(group.last_end_ns for group in (*pools, *queries)) - begun
+    if used <= 0 or stretch <= 0:
+        # Whoever waits alone, for connections that others of the process hold without asking anything.
+        alone = min(waited, measure.ledger_ms(executions, "pool"))
+        return (0.0, (alone + waited) / 2, waited)
+    high = min(waited, stretch / len(executions) / measure.NS_PER_MS * stood / (used + stood))
+    return (0.0, high / 2, high)
 
 
 def _by_pool(execution: Execution, executions: Sequence[Execution]) -> dict[str, list[SpanGroup]]:

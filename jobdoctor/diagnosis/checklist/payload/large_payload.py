@@ -9,7 +9,8 @@ from `critical_bytes` on it is critical. The deepest argument path that holds mo
 
 The bytes are pickled and compressed by whoever enqueues, sent to Redis, kept there in memory until the job's result
 expires (a year for failed jobs), sent to the worker, unpacked and unpickled. Every retry and every look at the job
-pays again, and a full Redis stops all queues.
+pays again, and a full Redis stops all queues. That is what a key saves; the job itself may gain little, because it has
+to load what it needs: the saving counts the unpickling, less such a load.
 
 ## What to do
 
@@ -23,12 +24,12 @@ When the data exists nowhere else, is small after compression, and is enqueued r
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from jobdoctor.diagnosis import measure
 from jobdoctor.diagnosis.measure import words_bytes, words_ms
 from jobdoctor.diagnosis.rule import Limit, NotChecked, Rule
-from jobdoctor.model import Evidence, Finding, JobHistory, Payload, PayloadNode
+from jobdoctor.model import Evidence, Execution, Finding, JobHistory, Payload, PayloadNode
 
 #: Bytes a millisecond: 1 Gbit/s to Redis, and zlib unpacking at 250 MB/s. Used where the ledger cannot tell.
 TRANSFER_BYTES_PER_MS = 125_000
@@ -88,12 +89,13 @@ class LargePayload(Rule):
             ),
         ]
         name = holder.path if holder else "the arguments"
+        saving = _saving(unpickling * held, moving * held, looked_at)
         yield self.finding(
             severity="critical" if raw >= self.limits.critical_bytes else "warning",
             confidence=0.95,
             title=f"{words_bytes(raw)} of arguments in each job" + (f", most of it in {name}" if holder else ""),
-            cost_ms=unpickling + moving,
-            saving=(unpickling * held, (unpickling + moving) * held, (unpickling + 2 * moving) * held),
+            cost_ms=max(unpickling + moving, saving[1]),
+            saving=saving,
             text=f"Pass an id or a storage key instead of {name} and load the data in the job. Slice long lists of ids "
             "into several jobs.",
             snippet=_snippet(history, holder),
@@ -105,6 +107,16 @@ class LargePayload(Rule):
         """The deepest path that still holds most of the bytes."""
         large = [node for node in payload.nodes if node.bytes >= self.limits.holder_share * payload.raw_bytes]
         return max(large, key=lambda node: (len(node.path), -node.bytes), default=None)
+
+
+def _saving(unpickling: float, moving: float, executions: Sequence[Execution]) -> tuple[float, float, float]:
+    """What the worker gets back when the job is given a key, (low, mid, high) in ms.
+
+    The bytes still come to the job, from where they live: what goes for certain is their unpickling, and what is added
+    is a load by key. All of it goes only where the job needs no more than a part of them.
+    """
+    unpickled = measure.with_waits(executions, unpickling)
+    return (0.0, max(0.0, 0.85 * unpickled - measure.load_by_key_ms(executions)), unpickled + 2 * moving)
 
 
 def _row(node: PayloadNode) -> dict[str, object]:

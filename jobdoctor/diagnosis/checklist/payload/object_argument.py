@@ -95,7 +95,7 @@ class ObjectArgument(Rule):
         looked_at = measure.typical(history)
         raw = max(1.0, measure.mean(e.payload.raw_bytes for e in looked_at if e.payload))
         cost = measure.mean(map(measure.unpickling_ms, looked_at))
-        saving = cost * measure.share(sum(node.bytes for node in nodes), raw)
+        saving = measure.with_waits(looked_at, cost) * measure.share(sum(node.bytes for node in nodes), raw)
         function = history.job.rpartition(".")[2]
         name = lead.type_name.rpartition(".")[2]
         more = f" and {len(nodes) - 1} more" if len(nodes) > 1 else ""
@@ -112,7 +112,8 @@ class ObjectArgument(Rule):
             title=f"{lead.path} is {'an instance of ' if grave else ''}{lead.type_name} "
             f"({words_bytes(lead.bytes)} serialised){more}",
             cost_ms=cost,
-            saving=(0.0, saving / 2, saving),
+            # An id must be loaded: that costs more than a small object takes to unpickle. What is saved is its age.
+            saving=(0.0, max(0.0, saving - (measure.load_by_key_ms(looked_at) if grave else saving / 2)), saving),
             text=text,
             snippet=snippet,
             callsite=trigger.callsite if trigger else "",

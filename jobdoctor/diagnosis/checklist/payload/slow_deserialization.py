@@ -93,13 +93,15 @@ class SlowDeserialization(TimeRule):
         evidence.append(measure.execution_evidence(max(executions, key=measure.unpickling_ms), "Longest unpickling"))
         function = history.job.rpartition(".")[2]
         line = next((e.trigger.callsite for e in history.executions if e.trigger and e.trigger.callsite), "")
+        gone = measure.with_waits(executions, spent)
+        saving = measure.give_or_take(0.4 * spent, 0.85 * gone, gone)
         return self.finding(
             severity=self.severity(spent * 0.9, own),
             confidence=0.9,
             title=f"Unpickling {name} takes {words_ms(spent)} ({words_share(measure.share(spent, own))} of the run)",
-            cost_ms=spent,
+            cost_ms=max(spent, saving[1]),
             # What loads the data instead takes some of it back.
-            saving=(0.4 * spent, 0.8 * spent, 0.98 * spent),
+            saving=saving,
             text=f"Pass ids instead of {name} and load the rows in the job. Where the data must travel, pass one "
             "string, bytes or an array of numbers instead of many objects",
             snippet=(f"# {line}\n" if line else "")

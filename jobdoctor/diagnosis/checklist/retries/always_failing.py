@@ -112,7 +112,7 @@ class AlwaysFailing(Rule):
             title=(f"All {failures}" if never else f"{failures} of {ended}")
             + f" executions failed, {'mostly ' if times < len(failed) else ''}with {name}",
             cost_ms=cost,
-            saving=(cost / 2, cost, cost),
+            saving=measure.give_or_take(cost / 2, cost, cost),
             text=(f"{advice}, and stop enqueuing the job until then. If nobody missed its work, delete it"),
             snippet=(
                 "# until it is fixed: keep failed jobs for a day, not for a year, and do not retry\n"

@@ -121,7 +121,7 @@ class RetryingPermanentError(TimeRule):
             confidence=0.95 if nature == "permanent" else 0.7,
             title=f"{wasted} attempts repeated {name}{status}, which cannot go away, and none succeeded",
             cost_ms=cost,
-            saving=(least, (least + cost) / 2, cost),
+            saving=measure.give_or_take(least, (least + cost) / 2, cost),
             text=(
                 f"Do not retry {name}{status}: catch it in the job, record it and return, so that only errors that "
                 f"pass are retried"

@@ -30,6 +30,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
 from jobdoctor import words
+from jobdoctor.diagnosis import measure
 from jobdoctor.diagnosis.attempts import busy_ms
 from jobdoctor.diagnosis.rule import Limit, NotChecked
 from jobdoctor.diagnosis.severity import TimeRule
@@ -129,7 +130,7 @@ class CircularTrigger(TimeRule):
             confidence=0.9 if max(chains) >= self.limits.rounds_alone else 0.8,
             title=f"{len(repeated)} of {len(own)} executions were enqueued in a circle, {through}",
             cost_ms=cost,
-            saving=(cost * 0.8, cost, cost),
+            saving=measure.give_or_take(cost * 0.9, cost, cost),
             text=(
                 "Break the circle: compare with what was written last, and enqueue nothing when nothing changed"
                 + (f" (here: at {callsite})" if callsite else "")

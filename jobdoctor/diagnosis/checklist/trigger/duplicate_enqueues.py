@@ -130,7 +130,7 @@ class DuplicateEnqueues(TimeRule):
             confidence=0.5 if one_of_a_kind else (0.95 if len(certain) >= len(repeated) / 2 else 0.75),
             title=f"{len(repeated)} of {len(known)} jobs repeat one with the same arguments",
             cost_ms=cost,
-            saving=(surely, (surely + cost) / 2, cost),
+            saving=measure.give_or_take(surely, (surely + cost) / 2, cost),
             text=(
                 "Enqueue it once: an id made of what the job is about and unique=True refuse the second one while the "
                 "first is there"

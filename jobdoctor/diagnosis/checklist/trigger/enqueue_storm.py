@@ -155,8 +155,9 @@ class EnqueueStorm(TimeRule):
         parent = parents.most_common(1)[0][0] if parents else ""
         line = lines.most_common(1)[0][0] if lines else ""
         source = parent or line or "one trigger"
-        # What the jobs of a slice share: the round trip of the enqueue and what a worker spends around each body; at
-        # most the bodies, too, where one statement or request does for all.
+        # What the jobs of a slice share: the round trip of the enqueue and what a worker spends around each body. Of
+        # the bodies, what each does once whatever its size (connections, a client's first call) goes in any case, and
+        # the calls where one statement or request does for all: most, for such jobs are small.
         gap = _middle_gap_ms(largest)
         run = mean_run_ms(rows)
         around = max(0.0, run - measure.body_ms(measure.typical(history)))
@@ -169,7 +170,7 @@ class EnqueueStorm(TimeRule):
             confidence=0.9 if parent or line else 0.7,
             title=f"{len(largest)} of these jobs came within {measure.words_ms(lasted)} from {source}, one by one",
             cost_ms=cost,
-            saving=(0.8 * cost, (cost + most) / 2, most),
+            saving=measure.give_or_take(0.9 * cost, cost + 0.7 * (most - cost), most),
             text=(
                 f"Where they are enqueued{f' ({line})' if line else ''}, use enqueue_many, or give one job a slice of "
                 f"the items: {measure.words_count(len(largest))} jobs of {measure.words_ms(mean_run_ms(largest))} each "

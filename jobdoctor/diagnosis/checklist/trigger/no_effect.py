@@ -108,7 +108,7 @@ class NoEffect(TimeRule):
             confidence=0.75,
             title=f"{len(executions)} executions of {words_ms(run)} wrote nothing and returned nothing",
             cost_ms=run,
-            saving=(run * 0.9, run, run),
+            saving=measure.give_or_take(run, run, run),
             text=(
                 f"Delete the job and what enqueues it{f' ({callsite})' if callsite else ''}, or mend the line that was "
                 f"to do something. If it only checks, let it return what it found"

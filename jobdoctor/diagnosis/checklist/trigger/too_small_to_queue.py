@@ -97,7 +97,7 @@ class TooSmallToQueue(Rule):
             confidence=0.8,
             title=f"{measure.words_ms(body)} of work cost {measure.words_ms(overhead)} of a worker around it",
             cost_ms=overhead,
-            saving=(0.8 * overhead, overhead, overhead),
+            saving=measure.give_or_take(0.9 * overhead, overhead, overhead),
             text=(
                 f"Call the function where it is enqueued{f' ({callsite})' if callsite else ''}: it calls nothing that "
                 f"a caller should not wait for. If many come together, make one job of a list of them"

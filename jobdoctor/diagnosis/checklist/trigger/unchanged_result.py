@@ -104,7 +104,7 @@ class UnchangedResult(TimeRule):
             title=f"{len(repeated)} of {len(known)} results were the same as the one before",
             cost_ms=cost,
             # Somebody has to compute it now and then: half is certain, nearly all of it likely.
-            saving=(cost / 2, cost * 0.9, cost),
+            saving=measure.give_or_take(cost / 2, cost * 0.9, cost),
             text=(
                 "Compute it when what it depends on changes, and keep it"
                 + (", instead of by a timer" if ticking else f": it is enqueued at {callsite}" if callsite else "")
