@@ -41,6 +41,7 @@ PRUNE_EVERY = 100_000
 ROUNDS = 7
 #: One job in ten executions is the one that is reported on; the others share them evenly.
 OTHERS = 40
+JOB = "app.orders.sync_orders"
 QUEUES = ("default", "mail", "imports", "reports")
 WORKERS = 12
 
@@ -49,22 +50,27 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="a store of 50,000 executions instead of 1,000,000")
     parser.add_argument("--executions", type=int, help="in the large store [default: 1,000,000]")
+    parser.add_argument("--stores", type=Path, metavar="FOLDER", help="keep the stores there, and use those that are")
     parser.add_argument("--output", type=Path, help="write the table there, too")
     options = parser.parse_args()
     large = options.executions or (50_000 if options.quick else 1_000_000)
-    text = report(large)
+    text = report(large, options.stores)
     print(text)
     if options.output is not None:
         options.output.write_text(text, encoding="utf-8")
 
 
-def report(large: int) -> str:
+def report(large: int, stores: Path | None = None) -> str:
     """Fills and reads both stores; the tables in markdown."""
     loads = [os.getloadavg()[0]]
     lines = []
     for executions, days in ((1_000, 1), (large, 30)):
         with tempfile.TemporaryDirectory(prefix="jobdoctor-reading-") as folder:
-            lines.append(_measured(Path(folder), executions, days))
+            if stores is not None:
+                stores.mkdir(parents=True, exist_ok=True)
+            path = (stores or Path(folder)) / f"{executions}.db"
+            adding = "kept" if path.exists() else _filled(path, executions, days)
+            lines.append(f"| {executions:,} | {days} | {adding} | {_measured(path, Path(folder))} |")
         loads.append(os.getloadavg()[0])
     return "\n".join(
         [
@@ -82,38 +88,41 @@ def report(large: int) -> str:
     )
 
 
-def _measured(folder: Path, executions: int, days: int) -> str:
-    path = folder / "store.db"
-    url = f"sqlite:///{path}"
-    with Store.open(url) as store:
+def _filled(path: Path, executions: int, days: int) -> str:
+    partial = path.with_suffix(".part")
+    with Store.open(f"sqlite:///{partial}") as store:
         began = time.perf_counter()
-        for number, batch in enumerate(_batches(executions, days)):
+        for number, batch in enumerate(_batches(executions, days), start=1):
             store.add(batch)
             if number % (PRUNE_EVERY // BATCH) == 0:
                 store.prune()
+                print(f"{number * BATCH:,} executions added", file=sys.stderr)
         store.prune()
         adding = (time.perf_counter() - began) / executions
-        print(f"{executions:,} executions added in {adding * executions:.0f} s", file=sys.stderr)
-        history = _median(lambda: store.history("app.orders.sync_orders"))
-        found = store.history("app.orders.sync_orders")
+    with sqlite3.connect(partial) as connection:
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    partial.rename(path)
+    return f"{adding * 1e6:.0f} us"
+
+
+def _measured(path: Path, folder: Path) -> str:
+    url = f"sqlite:///{path}"
+    with Store.open(url) as store:
+        history = _median(lambda: store.history(JOB))
+        found = store.history(JOB)
         diagnosis = _median(lambda: diagnose(found))
         diagnosed = diagnose(found)
         page = _median(lambda: html_report.render(build_context(diagnosed)))
         size = len(html_report.render(build_context(diagnosed)).encode())
-    with sqlite3.connect(path) as connection:
-        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-    stored = path.stat().st_size
     environment = {
         **{name: value for name, value in os.environ.items() if not name.startswith(("JOBDOCTOR_", "PYTHONDONT"))},
         # Nothing answers there: the report says that the stream was not collected, and goes on.
         "RQ_REDIS_URL": "redis://127.0.0.1:1/0",
     }
-    command = [sys.executable, "-m", "jobdoctor", "report", "sync_orders", "--store", url, "-o", str(folder / "r.html")]
-    whole = _median(lambda: subprocess.run(command, check=True, cwd=folder, env=environment, stdout=subprocess.DEVNULL))
-    return (
-        f"| {executions:,} | {days} | {adding * 1e6:.0f} us | {stored / 1e6:.0f} MB | **{whole}** | {history} |"
-        f" {diagnosis} | {page} | {size / 1e3:.0f} kB |"
-    )
+    command = [sys.executable, "-m", "jobdoctor", "report", JOB, "--store", url, "-o", str(folder / "r.html"), "-q"]
+    whole = _median(lambda: subprocess.run(command, check=True, cwd=folder, env=environment))
+    stored = path.stat().st_size / 1e6
+    return f"{stored:.0f} MB | **{whole}** | {history} | {diagnosis} | {page} | {size / 1e3:.0f} kB"
 
 
 def _median(work: Callable[[], object]) -> str:
@@ -134,7 +143,7 @@ def _batches(executions: int, days: int) -> Iterator[list[Execution]]:
     batch: list[Execution] = []
     for number in range(executions):
         reported = number % 10 == 0
-        job = "app.orders.sync_orders" if reported else f"app.jobs.job_{chosen.randrange(OTHERS)}"
+        job = JOB if reported else f"app.jobs.job_{chosen.randrange(OTHERS)}"
         batch.append(_copy(sick if reported else healthy, job, number, first + number * step, chosen))
         if len(batch) == BATCH:
             yield batch
