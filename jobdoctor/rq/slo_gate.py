@@ -1,14 +1,17 @@
 """What a worker asks when it has taken a job from a promise queue: may it run here, or is it moved to the slowest one?
 
-Asked for jobs of promise queues only (``within_30_seconds``), by one round trip, before RQ has done anything with the
-job: it is out of its queue (in RQ's intermediate queue, when the worker listens to a single one), still *queued*, and
-in no registry. The script moves it, or leaves everything as it is, in one atomic step; see ``slo_state``. A moved job
-keeps its id, arguments, meta, dependencies and dependents, group, retries, timeout, callbacks and the instant at which
-it was enqueued; in the slowest queue it is put by that instant among the last 32.
+Asked for jobs of promise queues only (``within_30_seconds``), by one round trip, and once a second for a job that may
+run. RQ has done nothing with the job yet: it is out of its queue (in RQ's intermediate queue, when the worker listens to
+a single one), still *queued*, and in no registry. The script moves it, or leaves everything as it is, in one atomic
+step; see ``slo_state``. A moved job keeps its id, arguments, meta, dependencies and dependents, group, retries, timeout,
+callbacks and the instant at which it was enqueued; in the slowest queue it is put by that instant among the last 32.
 
 Not moved, and so run at once: jobs with a ``ttl`` (they could expire while they wait), rate-limited ones (they would
 hold their slot while they wait), ones that repeat (all repetitions would stay there), exempt ones, ones that were moved
 before, and all while no worker listens to the slowest queue. And whenever the server refuses the script.
+
+What this cannot mend is RQ's own: a worker with several queues that is killed (SIGKILL) between BLPOP and the moment in
+which it registers the execution takes the job with it. The question makes that gap longer by its round trip.
 """
 
 from __future__ import annotations
@@ -33,6 +36,8 @@ from jobdoctor.words import duration
 #: After a lost answer the server is asked again after this long, then twice as long, as RQ does when it dequeues.
 _PAUSE_S = 0.1
 _LONGEST_PAUSE_S = 60.0
+#: A worker that was told that a job's kind may run asks about it again after this long.
+_MAY_RUN_S = 1.0
 _BUSY = "busy"  # rq.worker.WorkerStatus.BUSY
 #: RQ 2 has it elsewhere.
 StopRequested: type[Exception] = getattr(rq.exceptions, "StopRequested", None) or getattr(rq.worker, "StopRequested")  # noqa: B009
@@ -47,6 +52,7 @@ class SloGate:
         self._script = worker.connection.register_script(TAKE_SCRIPT)
         self._promised: dict[str, bool] = {}  # by queue: faster than the slowest
         self._moving: set[str] = set()  # jobs whose moves were logged
+        self._may_run: dict[str, float] = {}  # jobs that may run without a question, until when
 
     def moved(self, job: Job, queue: Any) -> bool:
         """Whether the job is now in the slowest queue, and not to be run here."""
@@ -68,6 +74,9 @@ class SloGate:
         if "." not in called or called in self._exempt:  # without one, its name could not be read
             return False
         worker = self._worker
+        now_s = time.monotonic()
+        if self._may_run.get(called, 0.0) > now_s:
+            return False
         token = f"{worker.name}.{os.getpid()}.{time.perf_counter_ns():x}"
         now_ms = time.time_ns() // 1_000_000
         mark = f"{queue.name}|{now_ms}|{token}"
@@ -78,15 +87,22 @@ class SloGate:
             answer = self._answer(job, queue, called, now_ms, mark)
         finally:
             worker._state = before
+        if answer[0] == 0:
+            self._returned(called, queue, now_s)
         if answer[0] != 1:
-            if called in self._moving and answer[0] == 0:
-                self._moving.discard(called)
-                worker.log.info("jobdoctor: %s runs in %s again", called, queue.name)
             return False
         self._say(job, queue, called, answer)
         if worker._stop_requested:
             raise StopRequested
         return True
+
+    def _returned(self, called: str, queue: Any, now_s: float) -> None:
+        if len(self._may_run) > 1_000:
+            self._may_run.clear()
+        self._may_run[called] = now_s + _MAY_RUN_S
+        if called in self._moving:
+            self._moving.discard(called)
+            self._worker.log.info("jobdoctor: %s runs in %s again", called, queue.name)
 
     def _answer(self, job: Job, queue: Any, called: str, now_ms: int, mark: str) -> list[Any]:
         prefix = type(queue).redis_queue_namespace_prefix

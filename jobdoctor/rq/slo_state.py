@@ -161,8 +161,8 @@ redis.call('HINCRBY', key, 'demotions', 1)
 return 1
 """
 
-# The job has just been taken out of its queue. Returns {0}: run it; {1, samples, late, slo_ms, moved}: it was moved;
-# {2}: run it, as a probe.
+# The job has just been taken out of its queue. Returns {0}: run it, jobs of its kind may; {1, samples, late, slo_ms,
+# moved}: it was moved; {2}: run it, as a probe; {3}: run it, this one is not to be moved.
 # KEYS: state, job, slowest queue, intermediate queue, queues, workers of the slowest queue, note of the intermediate
 # queue. ARGV: now_ms, window_ms, job id, slowest queue's name, mark, was it put in the intermediate queue?, look_back,
 # prefix of jobs' keys.
@@ -184,7 +184,7 @@ if now - tonumber(state[3] or '0') > tonumber(ARGV[2]) then
 end
 if mark or redis.call('HGET', job, 'status') ~= 'queued' or redis.call('PTTL', job) ~= -1
     or redis.call('SCARD', KEYS[6]) == 0 then
-  return {0}
+  return {3}
 end
 if now >= tonumber(state[2]) then
   redis.call('HSET', key, 'probe_at', string.format('%.0f', now + tonumber(state[4])))
@@ -193,7 +193,7 @@ if now >= tonumber(state[2]) then
 end
 local in_between = ARGV[6] == '1'
 if in_between and not redis.call('LPOS', KEYS[4], ARGV[3]) then
-  return {0}  -- RQ has dealt with it meanwhile
+  return {3}  -- RQ has dealt with it meanwhile
 end
 
 -- First what may be refused for want of memory: then nothing has happened.

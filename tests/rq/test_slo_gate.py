@@ -213,6 +213,22 @@ def test_a_script_that_is_refused_lets_the_job_run(
     assert redis_client.hget(job.key, "origin") == FAST.encode()
 
 
+def test_a_job_that_may_run_is_asked_about_once_a_second(
+    queue: Queue, worker: Any, redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate = SloGate(worker, Settings())
+    now = [100.0]
+    monkeypatch.setattr("jobdoctor.rq.slo_gate.time.monotonic", lambda: now[0])
+    answers = []
+    for pause in (0.0, 0.9, 0.2):
+        now[0] += pause
+        queue.enqueue(jobs.fast)
+        taken = worker.dequeue_job_and_maintain_ttl(None)
+        answers.append(gate.moved(*taken))
+        demote(redis_client)
+    assert answers == [False, False, True]
+
+
 class _LosesAnswers:
     """A script whose answer is lost on the way."""
 
