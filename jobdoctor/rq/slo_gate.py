@@ -1,10 +1,11 @@
 """What a worker asks when it has taken a job from a promise queue: may it run here, or is it moved to the slowest one?
 
 Asked for jobs of promise queues only (``within_30_seconds``), by one round trip, and once a second for a job that may
-run. RQ has done nothing with the job yet: it is out of its queue (in RQ's intermediate queue, when the worker listens to
-a single one), still *queued*, and in no registry. The script moves it, or leaves everything as it is, in one atomic
-step; see ``slo_state``. A moved job keeps its id, arguments, meta, dependencies and dependents, group, retries, timeout,
-callbacks and the instant at which it was enqueued; in the slowest queue it is put by that instant among the last 32.
+run. RQ has done nothing with the job yet: it is out of its queue (in RQ's intermediate queue, when the worker listens
+to a single one), still *queued*, and in no registry. The script moves it, or leaves everything as it is, in one atomic
+step; see ``slo_state``. A moved job keeps its id, arguments, meta, dependencies and dependents, group, retries,
+timeout, callbacks and the instant at which it was enqueued; in the slowest queue it is put by that instant among the
+last 32.
 
 Not moved, and so run at once: jobs with a ``ttl`` (they could expire while they wait), rate-limited ones (they would
 hold their slot while they wait), ones that repeat (all repetitions would stay there), exempt ones, ones that were moved

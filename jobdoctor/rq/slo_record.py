@@ -50,6 +50,6 @@ class PromiseRecord:
             self._connection,
             execution.job,
             now_ms=execution.reaped_at_ns // 1_000_000,
-            took_ms=execution.run_ns / 1e6,
+            took_ms=(execution.run_ns - execution.ledger_ns("cpu_wait")) / 1e6,
             slo_ms=execution.slo_ms,
         )

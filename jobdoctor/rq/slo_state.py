@@ -3,7 +3,8 @@
 **Which time.** The promise is from enqueue to done, but what clogs a queue is the time a job keeps a worker busy: its
 service time, from dequeue to reap. A job that is late because others were before it is a victim, and moving it away
 would cure nothing; one whose 95th percentile of the service time alone is beyond its promise cannot keep it in any
-queue, and makes others break theirs. So service times are counted here.
+queue, and makes others break theirs. So service times are counted here, without the time in which the job was ready to
+run and had no processor: that is the host's fault, and moving every job of a crowded host would help nobody.
 
 **State.** One hash for each job (``jobdoctor:slo:<job>``), of constant size: six slices of ten minutes, each with its
 number, how many runs it has seen, how many of them were late, and a histogram on a log scale whose edges are those of
