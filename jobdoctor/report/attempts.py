@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 from msgspec import Struct
 
 from jobdoctor.model import Diagnosis
 
 SHOWN_ERRORS = 12
+SHOWN_ATTEMPTS = 12
 
 
 class ErrorRow(Struct, frozen=True):
@@ -17,10 +20,16 @@ class ErrorRow(Struct, frozen=True):
     executions: int  # among those looked at
 
 
+class AttemptRow(Struct, frozen=True):
+    attempt: int
+    executions: int
+    finished: int
+
+
 class Attempts(Struct, frozen=True):
     """Retries in the window: from the trace, so of every execution and not of the exemplars only."""
 
-    by_attempt: list[tuple[int, int]]
+    rows: list[AttemptRow]
     jobs: int
     executions: int
     failures: int
@@ -32,9 +41,8 @@ class Attempts(Struct, frozen=True):
 def attempts(diagnosis: Diagnosis) -> Attempts:
     """Attempts of the whole window; errors of the executions kept with details."""
     history = diagnosis.history
-    by_attempt: dict[int, int] = {}
-    for row in history.trace:
-        by_attempt[row.attempt] = by_attempt.get(row.attempt, 0) + 1
+    executions = Counter(row.attempt for row in history.trace)
+    finished = Counter(row.attempt for row in history.trace if row.outcome == "finished")
     errors: dict[tuple[str, str, str, int | None], int] = {}
     for execution in history.executions:
         raised = execution.exception
@@ -44,7 +52,9 @@ def attempts(diagnosis: Diagnosis) -> Attempts:
     policies = [execution.retry for execution in history.executions if execution.retry.max_retries is not None]
     ranked = sorted(errors.items(), key=lambda item: -item[1])[:SHOWN_ERRORS]
     return Attempts(
-        by_attempt=sorted(by_attempt.items()),
+        rows=[AttemptRow(attempt, number, finished[attempt]) for attempt, number in sorted(executions.items())][
+            :SHOWN_ATTEMPTS
+        ],
         jobs=len({row.job_id for row in history.trace}),
         executions=len(history.trace),
         failures=sum(row.outcome != "finished" for row in history.trace),

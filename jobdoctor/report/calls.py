@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from msgspec import Struct
 
+from jobdoctor import words
 from jobdoctor.model import Execution, SpanGroup
 
 #: Rows shown; what is left out is counted. A reader does not act on the fiftieth shape.
@@ -26,11 +27,13 @@ class CallRow(Struct, frozen=True):
     count: float
     distinct: float
     total_ms: float
-    mean_ms: float  # of one call
+    min_ms: float  # of one call, as the next two
+    mean_ms: float
     max_ms: float
     errors: int
     received_bytes: int
     share: float  # of the mean run time
+    flags: list[str]  # what is odd about it, in words
 
 
 class CallTable(Struct, frozen=True):
@@ -70,8 +73,22 @@ def _row(groups: list[SpanGroup], executions: int, run_ns: int) -> CallRow:
         distinct=sum(group.distinct for group in groups) / executions,
         total_ms=total_ns / executions / 1e6,
         mean_ms=total_ns / max(1, calls) / 1e6,
+        min_ms=min((group.min_ns for group in groups if group.count), default=0) / 1e6,
         max_ms=max(group.max_ns for group in groups) / 1e6,
         errors=sum(group.errors for group in groups),
         received_bytes=round(sum(group.received_bytes for group in groups) / executions),
         share=total_ns / run_ns if run_ns else 0.0,
+        flags=_flags(groups, calls),
     )
+
+
+def _flags(groups: list[SpanGroup], calls: int) -> list[str]:
+    told = (
+        ("without a timeout", sum(group.no_timeout for group in groups)),
+        ("in a transaction", sum(group.in_transaction for group in groups)),
+        ("on a new connection", sum(group.new_connections for group in groups)),
+        ("in batches", sum(group.batched for group in groups)),
+    )
+    return [
+        f"{what if number >= calls else f'{words.share(number / calls)} {what}'}" for what, number in told if number
+    ]

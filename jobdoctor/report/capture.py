@@ -28,6 +28,8 @@ class Capture(Struct, frozen=True):
     looked_at: int
     total: int
     lost: int
+    sampled: int
+    profiled: int
     worker_kinds: list[str]
     rq_versions: list[str]
     python_versions: list[str]
@@ -83,6 +85,8 @@ def capture(diagnosis: Diagnosis) -> Capture:
         looked_at=len(executions),
         total=history.executions_total,
         lost=history.lost,
+        sampled=sum(bool(execution.samples) for execution in executions),
+        profiled=sum(execution.profile is not None for execution in executions),
         worker_kinds=sorted({execution.worker_kind for execution in executions}),
         rq_versions=sorted({execution.rq_version for execution in executions if execution.rq_version}),
         python_versions=sorted({execution.python_version for execution in executions if execution.python_version}),

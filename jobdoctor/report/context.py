@@ -34,7 +34,6 @@ from jobdoctor.report.payload import PayloadTree, payload_tree
 from jobdoctor.report.pictures import Pictures, pictures
 from jobdoctor.report.profile_tree import ProfileTree, profile_tree
 from jobdoctor.report.queue_wait import QueueWait, queue_wait
-from jobdoctor.report.timeline import Timeline, Usage, timeline, usage
 from jobdoctor.report.triggers import Triggers, triggers
 
 SHOWN_LOCKS = 20
@@ -80,8 +79,6 @@ class ReportContext(Struct, frozen=True):
     queue: QueueWait
     triggers: Triggers
     profile: ProfileTree | None
-    timeline: Timeline | None
-    usage: Usage | None
     over_time: OverTime
     kept: list[KeptPrediction]
     wait_distribution: Distribution | None
@@ -140,8 +137,6 @@ def build_context(diagnosis: Diagnosis, source_root: Path | None = None) -> Repo
         queue=queue_wait(history),
         triggers=triggers(history),
         profile=profile_tree(executions),
-        timeline=timeline(executions),
-        usage=usage(executions),
         over_time=over_time(diagnosis),
         kept=diagnosis.kept[:SHOWN_PREDICTIONS],
         wait_distribution=distribution(waits or [execution.wait_ns / 1e6 for execution in executions]),

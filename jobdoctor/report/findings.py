@@ -7,6 +7,7 @@ from pathlib import Path
 
 from msgspec import Struct
 
+from jobdoctor import words
 from jobdoctor.model import STEP_TITLES, STEPS, Check, Finding, Severity, Status
 from jobdoctor.report.source import Source, read_source
 
@@ -16,6 +17,7 @@ class FindingView(Struct, frozen=True):
     anchor: str
     saving_share: float  # of the wall time, the middle of the range
     source: Source | None
+    no_source: str  # why the lines of its callsite are not shown; empty where they are, or where it has none
     related: list[FindingView]
 
 
@@ -33,6 +35,17 @@ class StepView(Struct, frozen=True):
         graves = {view.finding.severity for view in self.findings}
         order: tuple[Severity, ...] = ("critical", "warning", "info")
         return next((severity for severity in order if severity in graves), None)
+
+    @property
+    def gist(self) -> str:
+        """The step in one line."""
+        if self.findings:
+            first = next((view for view in self.findings if view.finding.severity == self.severity), self.findings[0])
+            return first.finding.title
+        if not self.checks:
+            return "This version has no rule for this step"
+        told = next((check.reason for check in self.checks if check.status == self.status and check.reason), "")
+        return told or f"{words.count(self.counts.get('clear', 0), 'check')}, nothing found"
 
     @property
     def status(self) -> Status:
@@ -56,7 +69,8 @@ def finding_views(findings: Sequence[Finding], wall_ms: float, root: Path | None
             finding=finding,
             anchor=finding.code if number == 1 else f"{finding.code}-{number}",
             saving_share=min(1.0, finding.saving_ms.mid / wall_ms) if wall_ms else 0.0,
-            source=read_source(root, finding.callsite) if root and finding.callsite else None,
+            source=(source := read_source(root, finding.callsite) if root and finding.callsite else None),
+            no_source=_no_source(root) if finding.callsite and source is None else "",
             related=related,
         )
 
@@ -74,6 +88,12 @@ def finding_views(findings: Sequence[Finding], wall_ms: float, root: Path | None
             alone.append(finding)
     views = [view(main, [view(one, []) for one in below.get(index, [])]) for index, main in enumerate(mains)]
     return views + [view(finding, []) for finding in alone]
+
+
+def _no_source(root: Path | None) -> str:
+    if root is None:
+        return "Your lines around it were not asked for."
+    return "Your lines around it are not shown: the file was not found here. Run the report where the code lies."
 
 
 def step_views(checklist: Sequence[Check], findings: Sequence[FindingView]) -> list[StepView]:

@@ -7,7 +7,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib.resources import files
 from typing import Any
@@ -52,8 +52,13 @@ _TOML = re.compile(r"^\s*\[[\w.]+\]\s*$", re.MULTILINE)
 #: What makes up the one style and the one script of a page, in this order.
 STYLES = ("report.css", "charts.css")
 SCRIPTS = ("report.js",)
-CHART_STYLES = (*STYLES, "vendor/uPlot.min.css")
-CHART_SCRIPTS = (*SCRIPTS, "vendor/uPlot.iife.min.js")
+CHART_STYLES = ("report.css", "vendor/uPlot.min.css", "charts.css")
+CHART_SCRIPTS = (
+    "report.js", "vendor/uPlot.iife.min.js", "charts.js", "waterfall.js", "execution.js", "flame.js", "time_charts.js",
+)  # fmt: skip
+
+#: Of a statement in a table.
+SHOWN_CHARACTERS = 600
 
 #: Inside of <script>, HTML knows three ways out: "</script", "<!--" and "<script". None is left without "<".
 _JSON_ESCAPES = {ord("<"): "\\u003c", ord(">"): "\\u003e", ord("&"): "\\u0026", 0x2028: "\\u2028", 0x2029: "\\u2029"}
@@ -66,10 +71,10 @@ class IndexRow(Struct, frozen=True):
     href: str
 
 
-def render(context: ReportContext) -> str:
-    """The report of one job."""
+def render(context: ReportContext, links: Mapping[str, str] | None = None) -> str:
+    """The report of one job. ``links``: where the reports of other jobs lie beside it, with an ``index.html``."""
     title = f"{words.clean(context.job)} · jobdoctor"
-    return _page("report.html", CHART_STYLES, CHART_SCRIPTS, title=title, report=context)
+    return _page("report.html", CHART_STYLES, CHART_SCRIPTS, title=title, report=context, links=links or {})
 
 
 def render_index(rows: Sequence[IndexRow]) -> str:
@@ -100,6 +105,11 @@ def prose(text: str) -> Markup:
 def snippet_html(text: str) -> Markup:
     """A snippet's code. Comments that stand in a column of their own move up to the code: ours is a narrow one."""
     return code_html(_COMMENT_COLUMN.sub("  # ", text))
+
+
+def clipped(text: str) -> str:
+    """A statement as far as it tells statements apart: some have 5,000 characters."""
+    return text if len(text) <= SHOWN_CHARACTERS else text[:SHOWN_CHARACTERS] + " \N{HORIZONTAL ELLIPSIS}"
 
 
 def first_sentence(text: str) -> tuple[str, str]:
@@ -167,10 +177,9 @@ def _environment() -> Environment:
         "json_block": json_block,
         "class_word": _class_word,
         "shown": shown,
-        "stack": charts.stack,
-        "legend": charts.legend,
+        "bands": charts.bands,
         "columns": charts.columns,
-        "line": charts.line,
+        "clipped": clipped,
         "promise": predictions.sentence,
         "death_heading": deaths.heading,
     }

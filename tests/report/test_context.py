@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from jobdoctor.diagnosis.engine import diagnose
 from jobdoctor.model import (
     Check,
     KeptPrediction,
@@ -18,18 +17,15 @@ from jobdoctor.model import (
     PayloadNode,
     Prediction,
     ProbeStatus,
-    Sample,
-    Span,
 )
 from jobdoctor.report import predictions
 from jobdoctor.report.calls import call_table
-from jobdoctor.report.charts import WIDTH, legend, stack
+from jobdoctor.report.charts import BAND_GAP, WIDTH, bands
 from jobdoctor.report.context import build_context
 from jobdoctor.report.distribution import distribution
 from jobdoctor.report.queue_wait import queue_wait
 from jobdoctor.report.source import read_source
-from jobdoctor.report.timeline import timeline, usage
-from tests.builders import EPOCH_NS, MS, SECOND, make_execution, make_group, make_history, make_row
+from tests.builders import EPOCH_NS, MS, make_execution, make_group, make_history, make_row
 from tests.report import diagnoses
 
 
@@ -125,7 +121,7 @@ def test_nothing_recorded_is_no_error() -> None:
     context = build_context(diagnoses.empty())
     assert context.ledger.wall_ms == 0
     assert context.capture.overhead_ms is None
-    assert context.timeline is None
+    assert context.details == []
     assert context.run_distribution is None
     assert context.top == []
 
@@ -139,6 +135,35 @@ def test_calls_are_merged_over_executions() -> None:
         ("app/tasks.py:41", 10.0, 20.0),
     ]
     assert table.rows[1].mean_ms == 2.0
+
+
+def test_what_is_odd_about_calls_is_said() -> None:
+    groups = [
+        make_group("http", count=4, ms=8, min_ns=MS // 2, no_timeout=4, new_connections=3),
+        make_group("sql", count=2, ms=20, min_ns=9 * MS, batched=1, in_transaction=2),
+    ]
+    rows = call_table([make_execution(groups=groups)]).rows
+    assert [(row.channel, row.min_ms, row.flags) for row in rows] == [
+        ("sql", 9.0, ["in a transaction", "50% in batches"]),
+        ("http", 0.5, ["without a timeout", "75% on a new connection"]),
+    ]
+
+
+def test_attempts_are_counted_by_how_they_ended() -> None:
+    execution = make_execution()
+    trace = [
+        make_row(execution, attempt=attempt, outcome=outcome)
+        for attempt, outcome in [(1, "retried"), (1, "finished"), (2, "retried"), (3, "failed"), (1, "finished")]
+    ]
+    found = build_context(replace(diagnoses.rich(), history=make_history([execution], trace=trace))).attempts
+    assert [(row.attempt, row.executions, row.finished) for row in found.rows] == [(1, 3, 2), (2, 1, 0), (3, 1, 0)]
+
+
+def test_each_step_is_said_in_one_line() -> None:
+    gists = {step.step: step.gist for step in build_context(diagnoses.rich()).steps}
+    assert gists["payload"] == "2 checks, nothing found"
+    assert gists["batching"] == "412 queries of one shape from one line"
+    assert gists["internals"] == "KeyError in JD305 sleeping: 'nanosleep'"
 
 
 def test_many_shapes_are_counted_not_shown() -> None:
@@ -161,53 +186,6 @@ def test_who_was_ahead() -> None:
         ("app.tasks.sync_orders", 30, 0.3),
     ]
     assert round(wait.other_ms) == 10
-
-
-def test_runs_of_calls_are_drawn_as_one_bar() -> None:
-    groups = [make_group("sql"), make_group("http", callsite="app/pay.py:3")]
-    spans = [Span(0, index * MS, 999_000) for index in range(50)] + [Span(1, 60 * MS, 20 * MS)]
-    spans += [Span(0, 90 * MS, MS), Span(7, 0, MS)]
-    line = timeline([make_execution(run_ms=100, groups=groups, spans=spans)])
-    assert line is not None
-    assert [(lane.callsite, lane.calls) for lane in line.lanes] == [("app/tasks.py:41", 51), ("app/pay.py:3", 1)]
-    assert [(bar.count, round(bar.start, 2), round(bar.end, 2)) for bar in line.lanes[0].bars] == [
-        (50, 0, 0.5),
-        (1, 0.9, 0.91),
-    ]
-
-
-def test_a_call_in_flight_lasts_until_the_end() -> None:
-    execution = make_execution(run_ms=100, groups=[make_group("sql")], spans=[], in_flight=Span(0, 40 * MS, 0))
-    line = timeline([execution])
-    assert line is not None
-    assert line.lanes[0].in_flight
-    assert line.lanes[0].total_ms == 60
-    assert line.lanes[0].bars[0].end == 1
-
-
-@pytest.mark.parametrize("epoch", [True, False])
-def test_usage_from_cumulative_samples(epoch: bool) -> None:
-    execution = make_execution(run_ms=100)
-    origin = execution.dequeued_at_ns if epoch else 0
-    samples = [
-        Sample(origin + at * MS, cpu * MS, 50_000_000 + at, 0, wait)
-        for at, cpu, wait in [(0, 0, ""), (50, 50, "running"), (100, 60, "socket")]
-    ]
-    found = usage([replace(execution, samples=samples)])
-    assert found is not None
-    assert [(point.at, round(point.cpu, 2)) for point in found.points] == [(0.5, 1.0), (1.0, 0.2)]
-    assert found.cpu_mean == pytest.approx(0.6)
-    assert dict(found.waits) == {"running": pytest.approx(1 / 3), "socket": pytest.approx(1 / 3)}
-
-
-def test_usage_of_many_samples_is_bounded_and_keeps_the_peak() -> None:
-    samples = [
-        Sample(index * MS, index * MS, 90_000_000 if index == 4_321 else 50_000_000, 0) for index in range(9_000)
-    ]
-    found = usage([make_execution(run_ms=9_000, samples=samples)])
-    assert found is not None
-    assert len(found.points) <= 300
-    assert max(point.rss_bytes for point in found.points) == 90_000_000
 
 
 def test_profile_folds_library_frames_and_leaves_noise_out() -> None:
@@ -239,15 +217,33 @@ def test_a_narrow_distribution_is_not_blown_up() -> None:
     assert distribution([7.0, 7.0]) is not None
 
 
-def test_bar_of_the_ledger_fills_its_width_and_shows_small_parts() -> None:
+def test_the_bar_parts_around_from_inside_fills_its_width_and_shows_small_parts() -> None:
     ledger = build_context(diagnoses.rich()).ledger
-    segments = stack(ledger.bar)
-    last = segments[-1]
-    assert last.x + last.width == pytest.approx(WIDTH, abs=0.1)
+    found = bands(ledger.bar)
+    assert [band.side for band in found] == ["around", "inside", "unexplained"]
+    assert found[1].x - (found[0].x + found[0].width) == pytest.approx(BAND_GAP, abs=0.1)
+    assert found[-1].x + found[-1].width == pytest.approx(WIDTH, abs=0.1)
+    around, inside, unexplained = found
+    assert {segment.entry.around for segment in around.segments} == {True}
+    assert (around.ms, inside.ms) == (pytest.approx(ledger.around_ms), pytest.approx(ledger.inside_ms))
+    assert around.share + inside.share + unexplained.share == pytest.approx(1)
+    segments = [segment for band in found for segment in band.segments]
+    assert len(segments) == len(ledger.bar)
     assert min(segment.width for segment in segments) > 2
-    shown = legend(ledger.bar)
-    assert len(shown.entries) + shown.others == len(ledger.bar)
-    assert sum(entry.ms for entry in shown.entries) + shown.others_ms == pytest.approx(ledger.wall_ms)
+    assert around.segments[-1].x + around.segments[-1].width == pytest.approx(around.x + around.width, abs=0.1)
+
+
+def test_the_bars_legend_names_the_largest_and_counts_the_rest() -> None:
+    names = ["cpu", "sql", "http", "redis", "lock", "sleep", "gc"]
+    parts = [LedgerPart(name, "", (number + 1) * 10 * MS) for number, name in enumerate(names)]
+    parts += [LedgerPart("unexplained", "", 5 * MS), LedgerPart("reap", "", MS // 100)]
+    around, inside, unexplained = bands(build_context(replace(diagnoses.rich(), ledger=parts)).ledger.bar)
+    assert [entry.name for entry in inside.named] == ["gc", "sleep", "lock", "redis"]
+    assert (inside.others, inside.others_ms) == (3, pytest.approx(60))
+    # One that is small stands alone on its side: its name takes no more room than its number.
+    assert [entry.name for entry in around.named] == ["reap"]
+    assert [entry.name for entry in unexplained.named] == ["unexplained"]
+    assert bands([]) == []
 
 
 def test_capture_says_what_is_missing() -> None:
@@ -269,6 +265,35 @@ def test_a_channel_without_any_library_is_absent() -> None:
 def test_exemplars_have_the_deaths_first_and_the_slowest_success() -> None:
     exemplars = build_context(diagnoses.rich()).exemplars
     assert [one.why for one in exemplars[:3]] == ["killed", "failed", "slowest"]
+
+
+def test_a_few_executions_are_shown_in_full_each_once() -> None:
+    context = build_context(diagnoses.rich())
+    assert [(one.key, one.title, one.execution.id) for one in context.details] == [
+        ("x1", "Slowest", "execution-8"),
+        ("x2", "Killed", "execution-3"),
+        ("x3", "Failed", "execution-2"),
+        ("x4", "Typical", "execution-5"),
+        ("x5", "Profiled", "execution-1"),
+    ]
+    killed = context.details[1]
+    assert killed.ledger.wall_ms == pytest.approx(killed.execution.wall_ns / MS)
+    assert (killed.calls, killed.peak_rss_bytes) == (428, 104_000_000)
+    assert context.details[2].error == "requests.exceptions.HTTPError: ? Server Error for url ?"
+    assert {one.execution_id: one.detail for one in context.exemplars}["execution-3"] == "x2"
+
+
+def test_what_is_shown_in_full_is_in_the_list_too() -> None:
+    executions = [make_execution(run_ms=100 + number, at_ms=number * 1_000) for number in range(60)]
+    context = build_context(replace(diagnoses.rich(), history=make_history(executions)))
+    assert [one.title for one in context.details] == ["Slowest", "Typical", "Newest"][: len(context.details)]
+    assert {one.key for one in context.details} == {one.detail for one in context.exemplars if one.detail}
+
+
+def test_where_all_failed_the_slowest_of_them_is_shown() -> None:
+    executions = [make_execution(outcome="failed", run_ms=100 + number, at_ms=number) for number in range(3)]
+    context = build_context(replace(diagnoses.rich(), history=make_history(executions)))
+    assert context.details[0].execution is executions[2]
 
 
 def test_exemplars_are_never_only_failures() -> None:
@@ -347,29 +372,6 @@ def test_an_absolute_callsite_is_read_only_inside_the_project(project: Path, tmp
 def test_source_is_off_unless_asked_for(project: Path) -> None:
     assert all(view.source is None for view in build_context(diagnoses.rich()).findings)
     assert build_context(diagnoses.rich(), project).findings[0].source is None  # line 41 of ten
-
-
-def test_the_course_has_a_line_for_each_metric_and_says_what_changed() -> None:
-    executions = [make_execution(run_ms=100 if number < 20 else 300, at_ms=number * 60_000) for number in range(40)]
-    deploy = Mark("deploy", "3f9c2ab", EPOCH_NS + 20 * 60 * SECOND - 5 * SECOND)
-    history = make_history(executions, trace=[make_row(each) for each in executions], marks=[deploy])
-    course = build_context(diagnose(history)).over_time
-    assert [line.title for line in course.courses] == ["Run, from dequeue to reap", "Wait in the queue"]
-    run = course.courses[0]
-    heights = [float(point.split(",")[1]) for point in run.median.split()]
-    assert len(heights) == 40
-    assert heights[0] > heights[-1], "a longer run is drawn higher"
-    assert run.last_p50_ms == run.top_ms == 300
-    assert [round(place, 1) for place, _ in run.marks] == [0.5]
-    assert course.changes == [
-        "Runs take 300 ms since 2026-01-01 00:20:00 UTC, 100 ms before (median): with deploy 3f9c2ab"
-    ]
-
-
-def test_a_handful_of_executions_has_no_course() -> None:
-    course = build_context(diagnose(make_history([make_execution() for _ in range(5)]))).over_time
-    assert course.courses == []
-    assert course.changes == []
 
 
 @pytest.mark.parametrize(
