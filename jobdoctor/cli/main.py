@@ -29,6 +29,7 @@ COMMANDS: dict[str, Entry] = {
     "run": Entry("jobdoctor.cli.run", "Start an RQ worker that records every job it runs."),
     "report": Entry("jobdoctor.cli.report", "Diagnose a job and write its report."),
     "triage": Entry("jobdoctor.cli.triage", "Rank every job by the worker time that fixing it would give back."),
+    "queues": Entry("jobdoctor.cli.queues", "How deep each queue is, and how long a job enqueued now will wait."),
     "whatif": Entry("jobdoctor.cli.whatif", "Replay the recorded jobs under a change and predict the waits."),
     "collect": Entry("jobdoctor.cli.collect", "Move recordings from the stream to the store."),
     "mark": Entry("jobdoctor.cli.mark", "Mark a deploy or an incident in the store."),

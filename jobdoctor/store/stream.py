@@ -84,7 +84,7 @@ class StreamReader:
 
     def __init__(self, store: Store, redis_url: str, *, stale_after_s: float = STALE_AFTER_S) -> None:
         self.store = store
-        self.where = _shown(redis_url)
+        self.where = shown(redis_url)
         self.consumer = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(3)}"
         self._stale_ms = max(1, int(stale_after_s * 1000))
         try:
@@ -366,7 +366,7 @@ def _sentence(error: BaseException) -> str:
     return " ".join(str(error).split())[:300] or type(error).__name__
 
 
-def _shown(redis_url: str) -> str:
+def shown(redis_url: str) -> str:
     """The URL for messages, without user, password and options."""
     scheme, separator, rest = redis_url.partition("://")
     return f"{scheme}{separator}{rest.rpartition('@')[2].partition('?')[0]}"

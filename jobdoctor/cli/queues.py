@@ -1,0 +1,247 @@
+"""``jobdoctor queues``: how long a job enqueued now will wait, and why."""
+
+from __future__ import annotations
+
+import time
+from math import inf
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from jobdoctor.cli.options import format_option, quiet_option, since_option, store_option, url_option
+from jobdoctor.cli.output import note, print_text, wants_color
+from jobdoctor.errors import ConfigError, StoreError, StreamError
+
+if TYPE_CHECKING:
+    from jobdoctor.config import Settings
+    from jobdoctor.model import TraceRow
+    from jobdoctor.queueing.expectation import Times, Worker
+    from jobdoctor.queueing.observation import ObservedQueue
+    from jobdoctor.report.queues import DemotedRow, QueueRow, QueuesReport, StalledRow
+    from jobdoctor.rq.live import LiveQueues
+
+_SECOND_NS = 1_000_000_000
+_DAY_NS = 86_400 * _SECOND_NS
+#: A worker that is idle tells that it lives about every 7 minutes (RQ's worker_ttl of 420 s), one that is busy every
+#: half a minute, but for a SimpleWorker, which cannot.
+_SILENT_IDLE_S, _SILENT_BUSY_S = 480.0, 300.0
+#: Beyond so many of its longest recorded runs, and a minute, a job makes no progress.
+_RUNS, _LEAST_S = 5.0, 60.0
+
+EPILOG = """\b
+Examples:
+  jobdoctor queues
+  jobdoctor queues high default --since 2h
+  jobdoctor queues --format json
+"""
+
+
+@click.command("queues", short_help="How deep each queue is, and how long a job enqueued now will wait.", epilog=EPILOG)
+@click.argument("queues", nargs=-1, metavar="[QUEUE]...")
+@format_option("text", "json", default="text")
+@since_option
+@store_option
+@url_option
+@quiet_option
+def command(
+    queues: tuple[str, ...], format_: str, since: int | None, store: str | None, url: str | None, quiet: bool
+) -> None:
+    """How deep each queue is, and how long a job enqueued now will wait.
+
+    What stands in line and what the workers run is read from Redis, and changes nothing there; how long such jobs take
+    is known from the recordings (of the last day, or --since). The line is played through many times: the median and
+    the 95th percentile of the wait are shown with what they are based on. Without a server the recordings alone speak,
+    without recordings the server alone.
+    """
+    from jobdoctor import config
+    from jobdoctor.report import queues as report
+
+    settings = config.load(store=store, redis_url=url)
+    now_ns = time.time_ns()
+    since_ns = now_ns - _DAY_NS if since is None else since
+    rows, source = _recorded(settings, since_ns, quiet)
+    live, demoted, problem = _live(settings.redis_url)
+    if live is None and not rows:
+        raise StreamError(problem, f"start the server or give its --url; there are no recordings in {source} either")
+    if live is None:
+        note(f"Note: {problem}", quiet=quiet)
+    made = _report(rows, live, demoted, queues, settings, source, since_ns, now_ns)
+    if format_ == "json":
+        print_text(report.render_json(made))
+    else:
+        print_text(report.render_text(made, color=wants_color()))
+
+
+def _recorded(settings: Settings, since_ns: int, quiet: bool) -> tuple[list[TraceRow], str]:
+    from jobdoctor.cli.reading import drained
+    from jobdoctor.store import Store
+
+    with Store.open(settings.store, settings.retention) as opened:
+        try:
+            drained(opened, settings, quiet=True)
+        except StreamError:
+            pass  # said below, by whoever looks at the queues
+        try:
+            if opened.is_empty():
+                return [], opened.where
+            return opened.traffic(since_ns)[0], opened.where
+        except StoreError as error:
+            note(f"Note: {error.what}", quiet=quiet)
+            return [], opened.where
+
+
+def _live(url: str) -> tuple[LiveQueues | None, list[DemotedRow], str]:
+    """What the server has; None, and why, when it does not answer."""
+    from jobdoctor.report.queues import DemotedRow
+    from jobdoctor.rq import live
+    from jobdoctor.rq.slo_state import read_states
+
+    connection = live.connect(url)
+    try:
+        found = live.look(connection)
+        states = [state for state in read_states(connection) if state.demoted_since_ns]
+    except StreamError as error:
+        return None, [], error.what
+    finally:
+        connection.close()
+    demoted = [
+        DemotedRow(
+            state.job,
+            state.slo_ms / 1_000,
+            None if state.p95_ms is None else state.p95_ms / 1_000,
+            state.demoted_since_ns or 0,
+            state.moved,
+        )
+        for state in states
+    ]
+    return found, demoted, ""
+
+
+def _report(
+    rows: list[TraceRow],
+    live: LiveQueues | None,
+    demoted: list[DemotedRow],
+    wanted: tuple[str, ...],
+    settings: Settings,
+    source: str,
+    since_ns: int,
+    now_ns: int,
+) -> QueuesReport:
+    from jobdoctor.queueing.expectation import Times
+    from jobdoctor.queueing.observation import observe
+    from jobdoctor.report.queues import QueuesReport
+    from jobdoctor.store.stream import shown
+
+    observed = observe(rows)
+    names = sorted({*observed, *((queue.name for queue in live.state.queues) if live else ())})
+    unknown = [name for name in wanted if name not in names]
+    if unknown:
+        raise ConfigError(f"there is no queue {unknown[0]!r}", f"queues: {', '.join(names[:12]) or 'none'}")
+    times: dict[str, list[float]] = {}
+    for row in rows:
+        times.setdefault(row.job, []).append(max(0, row.reaped_at_ns - row.dequeued_at_ns) / _SECOND_NS)
+    drawn = Times(times)
+    queues = _queues(live, observed, drawn, len(rows), since_ns, now_ns)
+    return QueuesReport(
+        at_ns=live.state.at_ns if live else now_ns,
+        live=shown(settings.redis_url) if live else "",
+        source=source,
+        since_ns=since_ns,
+        executions=len(rows),
+        workers=len(live.state.workers) if live else None,
+        suspended=live is not None and live.state.suspended,
+        queues=[row for row in queues if not wanted or row.name in wanted],
+        stalled=_stalled(live, drawn) if live else [],
+        demoted=demoted,
+        left_out=live.state.left_out if live else [0, 0],
+    )
+
+
+def _queues(
+    live: LiveQueues | None,
+    observed: dict[str, ObservedQueue],
+    times: Times,
+    executions: int,
+    since_ns: int,
+    now_ns: int,
+) -> list[QueueRow]:
+    from jobdoctor import words
+    from jobdoctor.queueing.expectation import Expected, Line, expected
+    from jobdoctor.report.queues import QueueRow
+
+    if live is None:
+        return [
+            QueueRow(name, None, None, None, None, None, None, _NO_SERVER, "", own) for name, own in observed.items()
+        ]
+    lines = {}
+    for queue in live.state.queues:
+        line = live.in_line.get(queue.name)
+        lines[queue.name] = Line(queue.depth, tuple(line.next), tuple(line.behind)) if line else Line(queue.depth, ())
+    workers = _workers(live)
+    window_s = (now_ns - since_ns) / _SECOND_NS
+    rates = {
+        (name, job): each.executions / window_s for name, own in observed.items() for job, each in own.jobs.items()
+    }
+    answers = expected(lines, workers, times, rates)
+    span = words.duration((now_ns - since_ns) / 1e6).replace(".0 ", " ")
+    found = []
+    for queue in live.state.queues:
+        listening = sum(queue.name in worker.queues for worker in workers)
+        answer = answers[queue.name]
+        reason = "" if answer is not None else _NO_RECORDINGS
+        if not listening:
+            answer, reason = Expected(inf, inf, answer.ahead if answer else [], 0.0), ""
+        elif answer is not None and queue.depth and answer.unknown_share >= 0.5:
+            answer, reason = None, "the wait is not known: most of what stands in line was never recorded"
+        basis = f"from {executions:,} executions in {span}, {words.count(listening, 'worker')}"
+        if answer is not None and answer.unknown_share:
+            basis += f"; {words.share(answer.unknown_share)} of the line was never recorded, and counts as the others"
+        oldest = None if queue.oldest_at_ns is None else max(0.0, (live.state.at_ns - queue.oldest_at_ns) / _SECOND_NS)
+        found.append(
+            QueueRow(
+                queue.name, queue.depth, oldest, queue.scheduled, queue.deferred, listening, answer, reason, basis,
+                observed.get(queue.name),
+            )
+        )  # fmt: skip
+    known = {queue.name for queue in live.state.queues}
+    return found + [
+        QueueRow(name, 0, None, 0, 0, 0, None, "", "", own) for name, own in observed.items() if name not in known
+    ]  # fmt: skip
+
+
+_NO_SERVER = "depth and expected wait are not known: no server answered"
+_NO_RECORDINGS = "the wait is not known: nothing was recorded in this window (`jobdoctor run` records)"
+
+
+def _workers(live: LiveQueues) -> list[Worker]:
+    from jobdoctor.queueing.expectation import Worker
+
+    found = []
+    for worker in live.state.workers:
+        running = live.running.get(worker.name)
+        ran_s = max(0.0, (live.state.at_ns - running.since_ns) / _SECOND_NS) if running and running.since_ns else 0.0
+        found.append(Worker(tuple(worker.queues), running.job if running else "", ran_s))
+    return found
+
+
+def _stalled(live: LiveQueues, times: Times) -> list[StalledRow]:
+    from jobdoctor.report.queues import StalledRow
+    from jobdoctor.report.whatif import seconds
+
+    found: list[StalledRow] = []
+    for worker in live.state.workers:
+        silent_s = (live.state.at_ns - worker.heartbeat_ns) / _SECOND_NS
+        running = live.running.get(worker.name)
+        said: list[Any] = []
+        if worker.heartbeat_ns and silent_s > (_SILENT_BUSY_S if worker.executions else _SILENT_IDLE_S):
+            said.append(f"no sign of life for {seconds(silent_s)}")
+        if running is not None and running.since_ns:
+            ran_s = (live.state.at_ns - running.since_ns) / _SECOND_NS
+            usual = times.by_job.get(running.job)
+            if running.timeout_s and ran_s > running.timeout_s + _LEAST_S:
+                said.append(f"on {running.job} for {seconds(ran_s)}, its timeout is {seconds(running.timeout_s)}")
+            elif usual and ran_s > max(_LEAST_S, _RUNS * usual[-1]):
+                said.append(f"on {running.job} for {seconds(ran_s)}, which never took more than {seconds(usual[-1])}")
+        if said:
+            found.append(StalledRow(worker.name, worker.queues, "; ".join(said)))
+    return found

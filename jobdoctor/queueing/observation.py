@@ -1,0 +1,87 @@
+"""What was recorded of queues and jobs: arrivals, waits, service times, occupancy, and where the time before the queue
+went.
+
+A job may have been somewhere else before it was put in its queue: scheduled for later, deferred until others were done,
+held back by a rate limit, or waiting for its next attempt. Rate limits and retries rewrite RQ's ``enqueued_at``, so
+that its true start is its creation; such jobs are counted apart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from jobdoctor.model import TraceRow
+from jobdoctor.queueing.arrivals import Arrivals, arrivals
+from jobdoctor.queueing.bootstrap import quantile
+from jobdoctor.queueing.congestion import utilisation
+from jobdoctor.queueing.workers import SeenWorker, seen_workers
+
+_SECOND_NS = 1_000_000_000
+
+
+class Observed(NamedTuple):
+    """Executions of a queue or of a job on it. Times in s."""
+
+    executions: int
+    arrivals: Arrivals
+    wait_p50: float
+    wait_p95: float
+    service_p50: float
+    service_p95: float
+    work_s: float  # worker time
+    scheduled: int  # first attempts that waited in a registry before the queue: scheduled, deferred or rate-limited
+    retried: int  # attempts after the first
+    held_p50: float  # from creation to being put in the queue, of the scheduled ones
+
+
+class ObservedQueue(NamedTuple):
+    name: str
+    whole: Observed
+    jobs: dict[str, Observed]  # most worker time first
+    workers: list[SeenWorker]  # that listen to it
+    utilisation: float  # of those workers, while they were seen
+
+    def share(self, job: str) -> float:
+        """The job's part in the worker time spent on this queue."""
+        return self.jobs[job].work_s / self.whole.work_s if self.whole.work_s else 0.0
+
+
+def observe(rows: Sequence[TraceRow]) -> dict[str, ObservedQueue]:
+    """By queue."""
+    by_queue: dict[str, list[TraceRow]] = {}
+    for row in rows:
+        by_queue.setdefault(row.queue, []).append(row)
+    found = {}
+    for name, own in sorted(by_queue.items()):
+        by_job: dict[str, list[TraceRow]] = {}
+        for row in own:
+            by_job.setdefault(row.job, []).append(row)
+        jobs = {job: observed(of_job) for job, of_job in by_job.items()}
+        workers = seen_workers(rows, name)
+        busy = utilisation(
+            workers, min(each.first_ns for each in workers), max(each.last_ns for each in workers)
+        )  # fmt: skip
+        ranked = dict(sorted(jobs.items(), key=lambda item: (-item[1].work_s, item[0])))
+        found[name] = ObservedQueue(name, observed(own), ranked, workers, busy)
+    return found
+
+
+def observed(rows: Iterable[TraceRow]) -> Observed:
+    """These executions, whatever they are."""
+    own = list(rows)
+    waits = sorted(max(0, row.dequeued_at_ns - row.enqueued_at_ns) / _SECOND_NS for row in own)
+    times = sorted(max(0, row.reaped_at_ns - row.dequeued_at_ns) / _SECOND_NS for row in own)
+    held = [row for row in own if row.scheduled and row.attempt == 1]
+    return Observed(
+        executions=len(own),
+        arrivals=arrivals([row.enqueued_at_ns for row in own]),
+        wait_p50=quantile(waits, 0.5),
+        wait_p95=quantile(waits, 0.95),
+        service_p50=quantile(times, 0.5),
+        service_p95=quantile(times, 0.95),
+        work_s=sum(times),
+        scheduled=len(held),
+        retried=sum(row.attempt > 1 for row in own),
+        held_p50=quantile(sorted(max(0, r.enqueued_at_ns - r.created_at_ns) / _SECOND_NS for r in held), 0.5),
+    )

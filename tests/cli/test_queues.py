@@ -1,0 +1,178 @@
+"""``jobdoctor queues``: from a live server and recordings, from either alone, and from neither."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+from click.testing import CliRunner, Result
+from msgspec.structs import replace
+from rq import Queue
+
+from jobdoctor.cli.main import cli
+from jobdoctor.rq import live, queue_state
+from jobdoctor.store import Store
+from tests.builders import make_execution
+
+AWAY = "redis://127.0.0.1:1"
+MAIL = "app.tasks.send_mail"
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    for name in ("JOBDOCTOR_STORE", "RQ_REDIS_URL"):
+        monkeypatch.delenv(name, raising=False)
+    return tmp_path
+
+
+@pytest.fixture
+def recorded(folder: Path) -> Path:
+    """20 mails of 2 s each in the last hour, by one worker."""
+    start_ns = int((datetime.now(UTC) - timedelta(hours=1)).timestamp() * 1e9)
+    executions = []
+    for number in range(20):
+        made = make_execution(job=MAIL, wait_ms=0, run_ms=2_000, queue="mail", worker_queues=["high", "mail"])
+        shift = start_ns + number * 3_000_000_000 - made.enqueued_at_ns
+        executions.append(
+            replace(
+                made,
+                **{
+                    name: getattr(made, name) + shift
+                    for name in ("created_at_ns", "enqueued_at_ns", "dequeued_at_ns", "reaped_at_ns")
+                },
+            )
+        )
+    with Store.open("sqlite:///jobdoctor.db") as store:
+        store.add(executions)
+    return folder
+
+
+def invoke(url: str, *args: str) -> Result:
+    return CliRunner().invoke(cli, ["queues", *args, "--url", url])
+
+
+def asked(url: str, *args: str) -> Any:
+    result = invoke(url, *args, "--format", "json")
+    assert result.exit_code == 0, result.stderr
+    return json.loads(result.stdout)
+
+
+def add_worker(client: redis.Redis, name: str, queues: str, *, silent_s: float = 1, **fields: Any) -> None:
+    heartbeat = (datetime.now(UTC) - timedelta(seconds=silent_s)).isoformat().replace("+00:00", "Z")
+    client.sadd("rq:workers", f"rq:worker:{name}")
+    client.hset(f"rq:worker:{name}", mapping={"queues": queues, "state": "idle", "last_heartbeat": heartbeat, **fields})
+
+
+def test_what_a_job_enqueued_now_will_wait(recorded: Path, valkey_url: str, redis_client: redis.Redis) -> None:
+    queue = Queue("mail", connection=redis_client)
+    for _ in range(5):
+        queue.enqueue(MAIL, "somebody@example.org")
+    Queue("orphan", connection=redis_client).enqueue(MAIL)
+    add_worker(redis_client, "w1", "high,mail")
+    data = asked(valkey_url)
+    queues = {each["queue"]: each for each in data["queues"]}
+    assert list(queues) == ["high", "mail", "orphan"]
+    assert queues["mail"]["depth"] == 5
+    assert queues["mail"]["expected_wait_ms"]["p50"] == pytest.approx(10_000)
+    assert queues["mail"]["expected_wait_ms"]["basis"] == "from 20 executions in 24 h, 1 worker"
+    assert queues["mail"]["ahead"] == [{"job": MAIL, "jobs": 5, "work_ms": 10_000.0}]
+    assert queues["mail"]["jobs"][0]["worker_time_share"] == 1.0
+    assert queues["high"]["expected_wait_ms"]["p50"] == 0
+    assert queues["orphan"]["expected_wait_ms"]["never"] is True
+    text = invoke(valkey_url, "mail", "orphan").stdout
+    assert "10.0 s, p95 10.0 s" in text
+    assert "from 20 executions in 24 h, 1 worker" in text
+    assert "Nobody listens to orphan" in text
+    assert "somebody" not in text
+    assert all(len(line) <= 80 for line in text.splitlines())
+    assert "high" not in [line.split()[0] for line in text.splitlines() if line.strip()]
+
+
+def test_workers_that_stand_still(recorded: Path, valkey_url: str, redis_client: redis.Redis) -> None:
+    job = Queue("mail", connection=redis_client).enqueue(MAIL)
+    redis_client.delete("rq:queue:mail")
+    started = (datetime.now(UTC) - timedelta(minutes=3)).isoformat().replace("+00:00", "Z")
+    redis_client.hset(f"rq:job:{job.id}", "started_at", started)
+    add_worker(redis_client, "quick", "mail")
+    add_worker(redis_client, "silent", "mail", silent_s=900)
+    add_worker(redis_client, "stuck", "mail", state="busy")
+    redis_client.sadd("rq:worker:stuck:executions", f"{job.id}:abc")
+    stalled = {each["worker"]: each["what"] for each in asked(valkey_url)["stalled"]}
+    assert stalled.keys() == {"silent", "stuck"}
+    assert stalled["silent"] == "no sign of life for 15.0 min"
+    assert stalled["stuck"] == f"on {MAIL} for 3.0 min, which never took more than 2.0 s"
+    add_worker(redis_client, "gone", "mail", death="2026-01-01T00:00:00Z")
+    redis_client.sadd("rq:workers", "rq:worker:forgotten")
+    assert asked(valkey_url)["workers"] == 3
+
+
+def test_without_recordings_the_server_alone(folder: Path, valkey_url: str, redis_client: redis.Redis) -> None:
+    Queue("mail", connection=redis_client).enqueue(MAIL)
+    add_worker(redis_client, "w1", "mail")
+    text = invoke(valkey_url).stdout
+    assert "not known: nothing was recorded" in text
+    assert asked(valkey_url)["queues"][0]["depth"] == 1
+    assert not (folder / "jobdoctor.db").exists()  # looking leaves nothing behind
+
+
+def test_without_a_server_the_recordings_alone(recorded: Path) -> None:
+    result = invoke(AWAY)
+    assert result.exit_code == 0
+    assert "from the recordings alone" in result.stdout
+    assert "not known" in result.stdout
+    assert "no answer from the server" in result.stderr
+    (mail,) = asked(AWAY)["queues"]
+    assert mail["depth"] is None
+    assert mail["recorded"]["executions"] == 20
+
+
+def test_without_either(folder: Path) -> None:
+    result = invoke(AWAY)
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    assert "Traceback" not in result.stderr
+
+
+def test_a_queue_that_is_not_there(recorded: Path, valkey_url: str, redis_client: redis.Redis) -> None:
+    result = invoke(valkey_url, "mial")
+    assert result.exit_code == 2
+    assert "there is no queue 'mial'; queues: mail" in result.stderr
+
+
+def test_a_very_long_queue_is_not_read_through(valkey_url: str, redis_client: redis.Redis) -> None:
+    job = Queue("mail", connection=redis_client).enqueue(MAIL)
+    for _ in range(20):
+        redis_client.rpush("rq:queue:mail", *[job.id] * 10_000)
+    redis_client.config_resetstat()
+    found = live.look(redis_client)
+    assert found.state.queues[0].depth == 200_001
+    line = found.in_line["mail"]
+    assert set(line.next) == set(line.behind) == {MAIL}
+    assert len(line.next) + len(line.behind) <= live.NEXT + live.SPREAD
+    statistics = redis_client.info("commandstats")
+    assert sum(each["calls"] for each in statistics.values()) < 500
+    writing = {"set", "hset", "rpush", "lpop", "del", "expire", "zadd", "xadd"}
+    assert not writing & {name.removeprefix("cmdstat_") for name in statistics}
+
+
+def test_names_that_cannot_be_read(redis_client: redis.Redis) -> None:
+    queue = Queue("mail", connection=redis_client)
+    large = queue.enqueue(MAIL, "x" * 200_000)
+    assert large.data
+    broken = queue.enqueue(MAIL)
+    redis_client.hset(f"rq:job:{broken.id}", mapping={"data": b"garbage", "description": "Sends a mail to Anna"})
+    json_ = Queue("mail", connection=redis_client, serializer="rq.serializers.JSONSerializer").enqueue(MAIL)
+    redis_client.rpush("rq:queue:mail", "vanished")
+    names = live.look(redis_client).in_line["mail"].next
+    assert json_.id
+    assert names == [MAIL, "(undeserializable)", MAIL, "(undeserializable)"]
+
+
+def test_the_state_of_an_empty_server(redis_client: redis.Redis) -> None:
+    state = queue_state.read(redis_client)
+    assert (state.queues, state.workers, state.suspended) == ([], [], False)
