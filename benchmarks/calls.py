@@ -59,7 +59,7 @@ def parser() -> argparse.ArgumentParser:
     found = argparse.ArgumentParser(description=__doc__)
     found.add_argument("--quick", action="store_true", help="few batches: to see that it works, and the rough figures")
     found.add_argument("--pairs", type=int, help=f"batches of each kind with and without recording [default: {PAIRS}]")
-    found.add_argument("--kinds", help="comma-separated, of the names in the table's first column")
+    found.add_argument("--kinds", help="separated by semicolons, of the names in the table's first column")
     found.add_argument("--measure", action="store_true", help=argparse.SUPPRESS)
     return found
 
@@ -185,7 +185,7 @@ def _measure(pairs: int, chosen: str | None) -> dict[str, list[tuple[Times, Time
     measured: dict[str, list[tuple[Times, Times]]] = {}
     with _kinds() as kinds:
         for name, (run, calls) in kinds.items():
-            if chosen and name not in chosen.split(","):
+            if chosen and name not in chosen.split(";"):
                 continue
             if name == "uncontended lock":  # the lock was made with the probes in place: its plain one is the real one
                 measured[name] = _lock_pairs(batch, pairs, calls, run)

@@ -36,7 +36,7 @@
 #endif
 
 /* What this file and reference.py have agreed upon: the names that they use of one another. */
-#define CONTRACT 2
+#define CONTRACT 3
 
 /* ------------------------------------------------------------------------------------------- what Python modules say */
 
@@ -76,6 +76,8 @@ static PyObject *current_task;
 #define NAMES(X)                                                                                                       \
     X(_cell_at) X(_get_running_loop) X(_intern) X(_number) X(_other_cell) X(_tally_at) X(asyncio) X(current_task)      \
     X(params) X(flags) X(passthrough) X(error) X(rows) X(sent) X(received) X(status) X(items) X(blocked_ns)            \
+    X(_jobdoctor_call) X(_jobdoctor_seen) X(_list) X(_uri_reference) X(command_stack) X(extensions) X(headers)         \
+    X(method) X(network_stream) X(num_bytes_downloaded) X(status_code) X(stream) X(timeout) X(url)                     \
     X(_conn) X(_rowcount) X(connection) X(connection_pool) X(current) X(rowcount)                                     \
     X(channel) X(operation) X(fingerprint) X(target) X(library) X(effect) X(relationship) X(unknown)
 #define DECLARE_NAME(name) static PyObject *s_##name;
@@ -1336,28 +1338,35 @@ call_end(Call *call, PyObject *const *args, Py_ssize_t given, PyObject *keywords
     Py_RETURN_NONE;
 }
 
-static PyObject *
-call_let_through(Call *call, PyObject *Py_UNUSED(none))
+/* Calls inside this one are recorded from now on. -1 with an error. */
+static int
+let_through(Call *call)
 {
     Core *self = call->recorder;
     if (self == NULL || call->ended || call->flags & PASSTHROUGH || call->generation != self->generation) {
-        Py_RETURN_NONE;
+        return 0;
     }
     call->flags |= PASSTHROUGH;
     self->calls_in_flight--;
     PyObject *outer;
     if (PyContextVar_Get(inside, NULL, &outer) < 0) {
-        return NULL;
+        return -1;
     }
     Py_DECREF(outer);
     if (outer == (PyObject *)call) {
         PyObject *token = PyContextVar_Set(inside, Py_None);
         if (token == NULL) {
-            return NULL;
+            return -1;
         }
         Py_DECREF(token);
     }
-    Py_RETURN_NONE;
+    return 0;
+}
+
+static PyObject *
+call_let_through(Call *call, PyObject *Py_UNUSED(none))
+{
+    return let_through(call) < 0 ? NULL : Py_NewRef(Py_None);
 }
 
 static int
@@ -1437,7 +1446,7 @@ typedef struct {
 /* A database or a server as one library reaches it, with all that is known of what it is sent. */
 typedef struct {
     PyObject_HEAD
-    PyObject *reference, *known;
+    PyObject *reference, *known, *pipelines;
     char counts; /* its cursors know how many rows a statement gave when it returns */
 } Server;
 
@@ -1504,14 +1513,64 @@ static PyMemberDef session_members[] = {
 };
 REMEMBERED(session, Session, "What is remembered of a driver's connection.")
 
-OBJECTS_OF(server, offsetof(Server, reference), offsetof(Server, known))
+OBJECTS_OF(server, offsetof(Server, reference), offsetof(Server, known), offsetof(Server, pipelines))
 static PyMemberDef server_members[] = {
     {"reference", T_OBJECT, offsetof(Server, reference), 0, NULL},
     {"known", T_OBJECT, offsetof(Server, known), 0, NULL},
+    {"pipelines", T_OBJECT, offsetof(Server, pipelines), 0, NULL},
     {"counts", T_BOOL, offsetof(Server, counts), 0, NULL},
     {NULL},
 };
 REMEMBERED(server, Server, "What is remembered of a database or a server.")
+
+/* A shape as it is in this execution, in the place of one that may be of another; a new reference. NULL, maybe with an
+   error. */
+static PyObject *
+renewed(Core *core, PyObject *shape)
+{
+    if (shape == NULL || !Py_IS_TYPE(shape, &ShapeType)) {
+        return NULL;
+    }
+    if (((Shape *)shape)->generation == core->generation) {
+        return Py_NewRef(shape);
+    }
+    PyObject *identity = Py_XNewRef(((Shape *)shape)->identity);
+    PyObject *found = identity == NULL ? NULL : PyObject_CallMethodOneArg((PyObject *)core, s__intern, identity);
+    Py_XDECREF(identity);
+    if (found != NULL && (!Py_IS_TYPE(found, &ShapeType) || ((Shape *)found)->generation != core->generation)) {
+        Py_CLEAR(found);
+    }
+    return found;
+}
+
+/* What is known, made good for this execution; takes the reference, and lets go of it where that cannot be done. */
+static Known *
+good(Core *core, PyObject *found)
+{
+    Known *known = (Known *)found;
+    PyObject *shape = NULL;
+    if (found != NULL && PyObject_TypeCheck(found, &KnownType)) {
+        shape = renewed(core, known->shape);
+    }
+    if (shape == NULL) {
+        Py_XDECREF(found);
+        return NULL;
+    }
+    Py_XSETREF(known->shape, shape);
+    return known;
+}
+
+/* As `renewed`, of one that a dict has. */
+static PyObject *
+renewed_in(Core *core, PyObject *dict, PyObject *key)
+{
+    PyObject *old = Py_XNewRef(PyDict_GetItemWithError(dict, key)), *shape = renewed(core, old);
+    if (shape != NULL && shape != old && PyDict_SetItem(dict, key, shape) < 0) {
+        Py_CLEAR(shape);
+    }
+    Py_XDECREF(old);
+    return shape;
+}
 
 /* Whether a weak reference is one to the object. */
 static bool
@@ -1627,23 +1686,24 @@ hash_of(PyObject *parameters)
 
 /* -- statements */
 
-/* The session of a driver's connection, borrowed; NULL, maybe with an error, when it is to be made. */
+/* The session of a driver's connection, a new reference; NULL, maybe with an error, when it is to be made. */
 static Session *
 session_of(Wrapper *self, PyObject *connection)
 {
     Session *recent = (Session *)self->recent;
     if (recent != NULL && refers_to(recent->reference, connection)) {
-        return recent;
+        return (Session *)Py_NewRef(recent);
     }
     PyObject *found = by_identity(self->sessions, connection);
     if (found == NULL || !PyObject_TypeCheck(found, &SessionType) ||
         !refers_to(((Session *)found)->reference, connection)) {
         return NULL;
     }
+    Py_INCREF(found);
     PyObject *old = self->recent;
     self->recent = Py_NewRef(found);
     Py_XDECREF(old);
-    return (Session *)self->recent;
+    return (Session *)found;
 }
 
 /* Attributes of psycopg's cursors are properties in Python around a slot: the slot, where there is one. */
@@ -1671,7 +1731,7 @@ attribute_or(PyObject *cursor, PyObject *slot, PyObject *name)
     return PyObject_GetAttr(cursor, found == Py_True ? slot : name);
 }
 
-/* What is known of a statement of which nothing is out of the ordinary; borrowed. NULL, maybe with an error. */
+/* What is known of a statement of which nothing is out of the ordinary, a new reference; NULL, maybe with an error. */
 static Known *
 known_statement(Wrapper *self, Core *core, Server *database, PyObject *statement)
 {
@@ -1681,20 +1741,18 @@ known_statement(Wrapper *self, Core *core, Server *database, PyObject *statement
         return NULL;
     }
     if (related != NULL && PyUnicode_Check(related) && PyUnicode_GET_LENGTH(related) == 0) {
-        found = PyDict_GetItemWithError(database->known, statement);
+        found = Py_XNewRef(PyDict_GetItemWithError(database->known, statement));
     }
     else {
         PyObject *key = related == NULL ? NULL : PyTuple_Pack(2, statement, related);
-        found = key == NULL ? NULL : PyDict_GetItemWithError(database->known, key);
+        found = key == NULL ? NULL : Py_XNewRef(PyDict_GetItemWithError(database->known, key));
         Py_XDECREF(key);
     }
     Py_XDECREF(related);
-    Known *known = (Known *)found;
-    if (found == NULL || !PyObject_TypeCheck(found, &KnownType) || !known->plain || known->shape == NULL ||
-        !Py_IS_TYPE(known->shape, &ShapeType) || ((Shape *)known->shape)->generation != core->generation) {
-        return NULL;
+    if (found != NULL && (!PyObject_TypeCheck(found, &KnownType) || !((Known *)found)->plain)) {
+        Py_CLEAR(found);
     }
-    return known;
+    return good(core, found);
 }
 
 /* The hash of a statement's parameters, 0 for none; -1 as `hash_of`. */
@@ -1733,28 +1791,31 @@ record_statement(Wrapper *self, Core *core, PyObject *const *args, size_t count,
 {
     Py_ssize_t given = PyVectorcall_NARGS(count);
     PyObject *connection = NULL, *parameters;
+    Session *session = NULL;
+    Server *database = NULL;
     Known *known = NULL;
-    Call *call = NULL;
     if (keywords != NULL || given < (dialect ? 4 : 2) || given > (dialect ? 5 : 3)) {
         return leave_it(self, args, count, keywords);
     }
     PyObject *cursor = args[dialect], *statement = args[dialect + 1];
     parameters = given > dialect + 2 ? args[dialect + 2] : NULL;
     connection = attribute_or(cursor, s__conn, s_connection);
-    Session *session = connection == NULL ? NULL : session_of(self, connection);
+    session = connection == NULL ? NULL : session_of(self, connection);
     if (session == NULL || session->generation != core->generation || (dialect && session->dialect != args[0])) {
         goto leave;
     }
-    Server *database = (Server *)(dialect ? session->orm : session->database);
+    database = (Server *)Py_XNewRef(dialect ? session->orm : session->database);
     if (database == NULL || !PyObject_TypeCheck((PyObject *)database, &ServerType) || !database->counts) {
         goto leave;
     }
-    known = (Known *)Py_XNewRef((PyObject *)known_statement(self, core, database, statement));
+    known = known_statement(self, core, database, statement);
     int64_t params = known == NULL ? -1 : statement_parameters(parameters);
     if (params < 0) {
         goto leave;
     }
-    call = begin_call(core, known->shape, params, 0);
+    Call *call = begin_call(core, known->shape, params, 0);
+    Py_DECREF(session);
+    Py_DECREF(database);
     if (call == NULL) {
         Py_DECREF(connection);
         Py_DECREF(known);
@@ -1799,6 +1860,8 @@ record_statement(Wrapper *self, Core *core, PyObject *const *args, size_t count,
 
 leave:
     Py_XDECREF(connection);
+    Py_XDECREF(session);
+    Py_XDECREF(database);
     Py_XDECREF(known);
     return leave_it(self, args, count, keywords);
 }
@@ -1818,6 +1881,8 @@ record_driver(Wrapper *self, Core *core, PyObject *const *args, size_t count, Py
 /* -- Redis */
 
 #define LONGEST_KEY 4096
+#define PIPELINE_LOOKED_AT 200 /* a longer one is left to the rest */
+#define MOST_KINDS 16      /* of commands in one pipeline */
 
 /* A key with a zero for any digit, as `fingerprint.skeleton` has it where no digit stays; NULL, maybe with an error. */
 static PyObject *
@@ -1835,20 +1900,16 @@ zeros_of(PyObject *key)
     return zeros;
 }
 
-/* What is known of a command on a key; borrowed. NULL, maybe with an error. */
+/* What is known of a command on a key, a new reference; NULL, maybe with an error. */
 static Known *
 known_command(Core *core, Server *server, PyObject *command, PyObject *key)
 {
     PyObject *zeros = PyUnicode_CheckExact(command) && PyDict_CheckExact(server->known) ? zeros_of(key) : NULL;
     PyObject *pair = zeros == NULL ? NULL : PyTuple_Pack(2, command, zeros);
-    Known *known = pair == NULL ? NULL : (Known *)PyDict_GetItemWithError(server->known, pair);
+    PyObject *found = pair == NULL ? NULL : Py_XNewRef(PyDict_GetItemWithError(server->known, pair));
     Py_XDECREF(zeros);
     Py_XDECREF(pair);
-    if (known == NULL || !PyObject_TypeCheck((PyObject *)known, &KnownType) || known->shape == NULL ||
-        !Py_IS_TYPE(known->shape, &ShapeType) || ((Shape *)known->shape)->generation != core->generation) {
-        return NULL;
-    }
-    return known;
+    return good(core, found);
 }
 
 static int64_t
@@ -1866,6 +1927,7 @@ size_of(PyObject *const *texts, Py_ssize_t count)
     return size;
 }
 
+/* The server of a client, by its pool, a new reference; NULL, maybe with an error. */
 static Server *
 server_of(Wrapper *self, PyObject *client)
 {
@@ -1873,22 +1935,39 @@ server_of(Wrapper *self, PyObject *client)
     if (pool == NULL) {
         return NULL;
     }
-    Server *server = (Server *)self->recent;
+    Server *server = (Server *)Py_XNewRef(self->recent);
     if (server == NULL || !refers_to(server->reference, pool)) {
-        server = (Server *)by_identity(self->sessions, pool);
+        Py_XSETREF(server, (Server *)Py_XNewRef(by_identity(self->sessions, pool)));
         if (server != NULL && (!PyObject_TypeCheck((PyObject *)server, &ServerType) || server->known == NULL ||
                                !refers_to(server->reference, pool))) {
-            server = NULL;
+            Py_CLEAR(server);
         }
         if (server != NULL) {
             PyObject *old = self->recent;
             self->recent = Py_NewRef((PyObject *)server);
             Py_XDECREF(old);
-            server = (Server *)self->recent;
         }
     }
     Py_DECREF(pool);
     return server;
+}
+
+/* A call that has begun: the original, and the end of it. */
+static PyObject *
+finish_plainly(Wrapper *self, Call *call, PyObject *const *args, size_t count, PyObject *keywords)
+{
+    Facts none = {.rows = -1};
+    PyObject *result = PyObject_Vectorcall(self->original, args, count, keywords);
+    if (result == NULL) {
+        PyObject *raised = take_error();
+        end_call(call, raised, &none);
+        go_on(raised);
+    }
+    else if (end_call(call, NULL, &none) < 0) {
+        Py_CLEAR(result);
+    }
+    Py_DECREF(call);
+    return result;
 }
 
 /* What `redis_client` does of a command on one key that is a text, when its like was seen before in this execution. */
@@ -1899,10 +1978,11 @@ record_command(Wrapper *self, Core *core, PyObject *const *args, size_t count, P
     Server *server = given < 3 ? NULL : server_of(self, args[0]);
     Known *known = server == NULL ? NULL : known_command(core, server, args[1], args[2]);
     PyObject *rest = known == NULL ? NULL : PyTuple_New(given - 2);
+    Py_XDECREF(server);
     if (rest == NULL) {
+        Py_XDECREF(known);
         return leave_it(self, args, count, keywords);
     }
-    Py_INCREF(known);
     for (Py_ssize_t at = 2; at < given; at++) {
         PyTuple_SET_ITEM(rest, at - 2, Py_NewRef(args[at]));
     }
@@ -1941,6 +2021,312 @@ record_command(Wrapper *self, Core *core, PyObject *const *args, size_t count, P
     return result;
 }
 
+/* What `redis_client` does of a pipeline, when commands like its own were sent in one before in this execution. */
+static PyObject *
+record_pipeline(Wrapper *self, Core *core, PyObject *const *args, size_t count, PyObject *keywords)
+{
+    Known *kinds[MOST_KINDS];
+    Py_ssize_t known = 0, size = 0;
+    int64_t sent = 0;
+    Server *server = PyVectorcall_NARGS(count) < 1 ? NULL : server_of(self, args[0]);
+    PyObject *stack = server == NULL ? NULL : PyObject_GetAttr(args[0], s_command_stack), *shape = NULL;
+    bool usual = stack != NULL && PyList_CheckExact(stack) && (size = PyList_GET_SIZE(stack)) > 0 &&
+                 size <= PIPELINE_LOOKED_AT && server->pipelines != NULL && PyDict_CheckExact(server->pipelines);
+    for (Py_ssize_t at = 0; usual && at < size && at < PyList_GET_SIZE(stack); at++) {
+        PyObject *entry = PyList_GET_ITEM(stack, at);
+        PyObject *words = PyTuple_CheckExact(entry) && PyTuple_GET_SIZE(entry) ? PyTuple_GET_ITEM(entry, 0) : NULL;
+        if (words == NULL || !PyTuple_CheckExact(words) || PyTuple_GET_SIZE(words) < 2) {
+            usual = false;
+            break;
+        }
+        Py_INCREF(words);
+        sent += size_of(((PyTupleObject *)words)->ob_item, PyTuple_GET_SIZE(words));
+        Known *command = known_command(core, server, PyTuple_GET_ITEM(words, 0), PyTuple_GET_ITEM(words, 1));
+        Py_DECREF(words);
+        Py_ssize_t kind = 0;
+        while (kind < known && kinds[kind] != command) {
+            kind++;
+        }
+        if (command == NULL || kind == MOST_KINDS) {
+            usual = false;
+            Py_XDECREF(command);
+        }
+        else if (kind == known) {
+            kinds[known++] = command;
+        }
+        else {
+            Py_DECREF(command);
+        }
+    }
+    if (usual) {
+        PyObject *key = PyTuple_New(known);
+        for (Py_ssize_t at = 0; key != NULL && at < known; at++) {
+            PyTuple_SET_ITEM(key, at, Py_NewRef((PyObject *)kinds[at]));
+        }
+        shape = key == NULL ? NULL : renewed_in(core, server->pipelines, key);
+        Py_XDECREF(key);
+    }
+    while (known) {
+        Py_DECREF(kinds[--known]);
+    }
+    Py_XDECREF(stack);
+    Py_XDECREF(server);
+    if (shape == NULL) {
+        return leave_it(self, args, count, keywords);
+    }
+    Call *call = begin_call(core, shape, 0, BATCHED);
+    Py_DECREF(shape);
+    if (call == NULL) {
+        return PyErr_Occurred() ? NULL : PyObject_Vectorcall(self->original, args, count, keywords);
+    }
+    int64_t *words = cell_words(call->cell);
+    if (words != NULL) {
+        add_facts(words, -1, sent, 0, size, 0);
+    }
+    return finish_plainly(self, call, args, count, keywords);
+}
+
+/* -- HTTP */
+
+/* An attribute of an instance's own, borrowed; NULL, and no error, when there is none. */
+static PyObject *
+own_attribute(PyObject *instance, PyObject *name, bool take)
+{
+    PyObject *own = PyObject_GenericGetDict(instance, NULL);
+    PyObject *found = own == NULL || !PyDict_CheckExact(own) ? NULL : Py_XNewRef(PyDict_GetItemWithError(own, name));
+    if (found != NULL && take) {
+        PyDict_DelItem(own, name);
+    }
+    Py_XDECREF(own);
+    PyErr_Clear();
+    return found;
+}
+
+/* What httpx's requests say of themselves: whether they have a timeout and a key, and how long they are; -1 where it is
+   to be asked in Python. */
+static int
+request_facts(PyObject *request, int64_t *flags, int64_t *sent)
+{
+    int usual = -1;
+    PyObject *extensions = PyObject_GetAttr(request, s_extensions);
+    PyObject *headers = extensions == NULL ? NULL : PyObject_GetAttr(request, s_headers);
+    PyObject *fields = headers == NULL ? NULL : PyObject_GetAttr(headers, s__list);
+    if (fields == NULL || !PyDict_CheckExact(extensions) || !PyList_CheckExact(fields)) {
+        goto done;
+    }
+    PyObject *timeouts = PyDict_GetItemWithError(extensions, s_timeout), *value;
+    if (timeouts != NULL && !PyDict_CheckExact(timeouts)) {
+        goto done;
+    }
+    *flags = NO_TIMEOUT;
+    for (Py_ssize_t position = 0; timeouts != NULL && PyDict_Next(timeouts, &position, NULL, &value);) {
+        *flags = value != Py_None ? 0 : *flags;
+    }
+    for (Py_ssize_t at = 0; at < PyList_GET_SIZE(fields); at++) {
+        PyObject *field = PyList_GET_ITEM(fields, at); /* as it was written, in lower case, its content */
+        if (!PyTuple_CheckExact(field) || PyTuple_GET_SIZE(field) != 3 || !PyBytes_CheckExact(PyTuple_GET_ITEM(field, 1)) ||
+            !PyBytes_CheckExact(PyTuple_GET_ITEM(field, 2))) {
+            goto done;
+        }
+        const char *name = PyBytes_AS_STRING(PyTuple_GET_ITEM(field, 1));
+        if (!strcmp(name, "content-length")) {
+            const char *digit = PyBytes_AS_STRING(PyTuple_GET_ITEM(field, 2));
+            Py_ssize_t digits = PyBytes_GET_SIZE(PyTuple_GET_ITEM(field, 2));
+            int64_t length = 0;
+            for (Py_ssize_t place = 0; place < digits; place++) {
+                if (digit[place] < '0' || digit[place] > '9' || digits > 15) {
+                    goto done;
+                }
+                length = length * 10 + digit[place] - '0';
+            }
+            *sent = length;
+        }
+        else if (!strcmp(name, "idempotency-key")) {
+            *flags |= IDEMPOTENCY_KEY;
+        }
+    }
+    usual = 0;
+done:
+    Py_XDECREF(extensions);
+    Py_XDECREF(headers);
+    Py_XDECREF(fields);
+    return usual;
+}
+
+/* The shape of a request to a place (scheme, user, host and port) that was seen before, and the hash of its URL; NULL,
+   maybe with an error. A new reference. */
+static PyObject *
+request_shape(Wrapper *self, Core *core, PyObject *request, int64_t *params)
+{
+    PyObject *shape = NULL, *place = NULL, *path = NULL, *zeros = NULL, *key = NULL, *distinct = NULL;
+    PyObject *method = PyObject_GetAttr(request, s_method);
+    PyObject *url = method == NULL ? NULL : PyObject_GetAttr(request, s_url);
+    PyObject *parts = url == NULL ? NULL : PyObject_GetAttr(url, s__uri_reference);
+    if (parts == NULL || !PyTuple_Check(parts) || PyTuple_GET_SIZE(parts) != 7 ||
+        (place = PyTuple_GetSlice(parts, 0, 4)) == NULL) {
+        goto done;
+    }
+    PyObject *query = PyTuple_GET_ITEM(parts, 5);
+    path = Py_NewRef(PyTuple_GET_ITEM(parts, 4));
+    if (!PyUnicode_CheckExact(path) || (query != Py_None && !PyUnicode_CheckExact(query))) {
+        goto done;
+    }
+    if (query != Py_None) {
+        Py_SETREF(path, PyUnicode_FromFormat("%U?%U", path, query));
+    }
+    Server *server = path == NULL ? NULL : (Server *)PyDict_GetItemWithError(self->sessions, place);
+    if (server == NULL || !PyObject_TypeCheck((PyObject *)server, &ServerType) || server->known == NULL ||
+        !PyDict_CheckExact(server->known)) {
+        goto done;
+    }
+    Py_INCREF(server);
+    zeros = zeros_of(path);
+    key = zeros == NULL ? NULL : PyTuple_Pack(2, method, zeros);
+    shape = key == NULL ? NULL : renewed_in(core, server->known, key);
+    Py_DECREF(server);
+    distinct = shape == NULL ? NULL : PyTuple_Pack(3, method, place, path);
+    *params = distinct == NULL ? -1 : hash_of(distinct);
+    if (*params < 0) {
+        Py_CLEAR(shape);
+    }
+done:
+    Py_XDECREF(method);
+    Py_XDECREF(url);
+    Py_XDECREF(parts);
+    Py_XDECREF(place);
+    Py_XDECREF(path);
+    Py_XDECREF(zeros);
+    Py_XDECREF(key);
+    Py_XDECREF(distinct);
+    return shape;
+}
+
+/* The head of a response is there: the call goes on until its stream is closed. -1 with an error. */
+static int
+begin_response(Call *call, PyObject *response)
+{
+    int done = -1;
+    PyObject *extensions = PyObject_GetAttr(response, s_extensions);
+    PyObject *connection = extensions == NULL || !PyDict_Check(extensions)
+                               ? NULL
+                               : Py_XNewRef(PyDict_GetItemWithError(extensions, s_network_stream));
+    if (connection != NULL && connection != Py_None) {
+        PyObject *seen = own_attribute(connection, s__jobdoctor_seen, false);
+        if (seen == NULL) { /* one object as long as it is connected */
+            call->flags |= PyObject_SetAttr(connection, s__jobdoctor_seen, Py_True) < 0 ? 0 : NEW_CONNECTION;
+        }
+        Py_XDECREF(seen);
+    }
+    PyObject *stream = PyErr_Occurred() ? NULL : PyObject_GetAttr(response, s_stream);
+    PyObject *reference = stream == NULL ? NULL : PyWeakref_NewRef(response, NULL);
+    PyObject *pair = reference == NULL ? NULL : PyTuple_Pack(2, call, reference);
+    if (pair != NULL && PyObject_SetAttr(stream, s__jobdoctor_call, pair) == 0) {
+        done = let_through(call);
+    }
+    Py_XDECREF(extensions);
+    Py_XDECREF(connection);
+    Py_XDECREF(stream);
+    Py_XDECREF(reference);
+    Py_XDECREF(pair);
+    return done;
+}
+
+/* What `httpx_client` does of a request, when its like was sent before in this execution. */
+static PyObject *
+record_request(Wrapper *self, Core *core, PyObject *const *args, size_t count, PyObject *keywords)
+{
+    int64_t params = 0, flags = 0, sent = 0;
+    PyObject *shape = keywords == NULL && PyVectorcall_NARGS(count) == 2 ? request_shape(self, core, args[1], &params)
+                                                                         : NULL;
+    if (shape == NULL || request_facts(args[1], &flags, &sent) < 0) {
+        Py_XDECREF(shape);
+        return leave_it(self, args, count, keywords);
+    }
+    Call *call = begin_call(core, shape, params, flags);
+    Py_DECREF(shape);
+    if (call == NULL) {
+        return PyErr_Occurred() ? NULL : PyObject_Vectorcall(self->original, args, count, keywords);
+    }
+    int64_t *words = cell_words(call->cell);
+    if (sent && words != NULL) {
+        add_facts(words, -1, sent, 0, 0, 0);
+    }
+    PyObject *result = PyObject_Vectorcall(self->original, args, count, keywords);
+    Facts none = {.rows = -1};
+    if (result == NULL) {
+        PyObject *raised = take_error();
+        end_call(call, raised, &none);
+        go_on(raised);
+    }
+    else if (begin_response(call, result) < 0) {
+        PyObject *failure = take_error();
+        end_call(call, NULL, &none);
+        PyErr_Clear();
+        if (failure != NULL) {
+            put_error(failure);
+        }
+        if (PyErr_Occurred() && swallow() < 0) {
+            Py_CLEAR(result);
+        }
+    }
+    Py_DECREF(call);
+    return result;
+}
+
+/* A response's stream is closed: what was begun with its request ends. */
+static PyObject *
+close_stream(PyObject *callable, PyObject *const *args, size_t count, PyObject *keywords)
+{
+    PyObject *result = PyObject_Vectorcall(((Wrapper *)callable)->original, args, count, keywords);
+    PyObject *raised = result == NULL ? take_error() : NULL;
+    PyObject *pair = PyVectorcall_NARGS(count) ? own_attribute(args[0], s__jobdoctor_call, true) : NULL;
+    if (pair != NULL && PyTuple_CheckExact(pair) && PyTuple_GET_SIZE(pair) == 2) {
+        PyObject *response = PyObject_CallNoArgs(PyTuple_GET_ITEM(pair, 1));
+        PyObject *status = response == NULL || response == Py_None ? NULL : PyObject_GetAttr(response, s_status_code);
+        PyObject *received = status == NULL ? NULL : PyObject_GetAttr(response, s_num_bytes_downloaded);
+        PyErr_Clear();
+        Facts facts = {.rows = -1, .status = number(status, 0), .received = number(received, 0)};
+        PyObject *call = PyTuple_GET_ITEM(pair, 0);
+        if (Py_IS_TYPE(call, &CallType)) {
+            end_call((Call *)call, NULL, &facts);
+        }
+        else { /* the recorder in Python began it */
+            PyObject *done = PyObject_CallMethod(call, "end", "OOiLL", Py_None, Py_None, 0, (long long)facts.received,
+                                                 (long long)facts.status);
+            Py_XDECREF(done);
+        }
+        Py_XDECREF(response);
+        Py_XDECREF(status);
+        Py_XDECREF(received);
+    }
+    Py_XDECREF(pair);
+    if (raised != NULL) {
+        return go_on(raised);
+    }
+    if (PyErr_Occurred() && swallow() < 0) {
+        Py_CLEAR(result);
+    }
+    return result;
+}
+
+/* -- locks */
+
+/* A lock is made: those of the application are for the rest to wrap. */
+static PyObject *
+make_lock(PyObject *callable, PyObject *const *args, size_t count, PyObject *keywords)
+{
+    Wrapper *self = (Wrapper *)callable;
+#ifdef OWN_FRAMES
+    Frame *frame = own_frames ? innermost() : NULL;
+    PyObject *application = frame == NULL ? NULL : PyDict_GetItemWithError(files, code_of(frame)->co_filename);
+    if (application == Py_False) {
+        return PyObject_Vectorcall(self->original, args, count, keywords);
+    }
+    PyErr_Clear();
+#endif
+    return PyObject_Vectorcall(self->rest, args, count, keywords);
+}
+
 /* -- the type */
 
 static PyObject *
@@ -1948,17 +2334,27 @@ wrapper_new(PyTypeObject *type, PyObject *args, PyObject *keywords)
 {
     static char *names[] = {"kind", "original", "rest", "sessions", "open", "relationship", "settle", "fail", NULL};
     const char *kind;
-    PyObject *original, *rest, *sessions, *open = NULL, *relationship = NULL, *settle = NULL, *fail = NULL;
-    if (!PyArg_ParseTupleAndKeywords(args, keywords, "sOOO!|O!O!OO:Wrapper", names, &kind, &original, &rest, &PyDict_Type,
+    PyObject *original, *rest, *sessions = NULL, *open = NULL, *relationship = NULL, *settle = NULL, *fail = NULL;
+    if (!PyArg_ParseTupleAndKeywords(args, keywords, "sOO|O!O!O!OO:Wrapper", names, &kind, &original, &rest, &PyDict_Type,
                                      &sessions, &PyDict_Type, &open, &PyContextVar_Type, &relationship, &settle,
                                      &fail)) {
         return NULL;
     }
-    Record record = !strcmp(kind, "dialect")  ? record_dialect
-                    : !strcmp(kind, "driver") ? record_driver
-                    : !strcmp(kind, "command") ? record_command
-                                               : NULL;
-    if (record == NULL || (record != record_command && fail == NULL)) {
+    const struct {
+        const char *kind;
+        Record record;
+        vectorcallfunc call;
+    } all[] = {
+        {"dialect", record_dialect, wrapper_call},   {"driver", record_driver, wrapper_call},
+        {"command", record_command, wrapper_call},   {"pipeline", record_pipeline, wrapper_call},
+        {"request", record_request, wrapper_call},   {"stream", NULL, close_stream},
+        {"lock", NULL, make_lock},                   {NULL, NULL, NULL},
+    }, *known = all;
+    while (known->kind != NULL && strcmp(known->kind, kind)) {
+        known++;
+    }
+    if (known->kind == NULL || (known->record != NULL && sessions == NULL) ||
+        ((known->record == record_dialect || known->record == record_driver) && fail == NULL)) {
         PyErr_SetString(PyExc_ValueError, "no such kind of wrapper");
         return NULL;
     }
@@ -1972,11 +2368,11 @@ wrapper_new(PyTypeObject *type, PyObject *args, PyObject *keywords)
     }
     Wrapper *self = (Wrapper *)type->tp_alloc(type, 0);
     if (self != NULL) {
-        self->vectorcall = wrapper_call;
-        self->record = record;
+        self->vectorcall = known->call;
+        self->record = known->record;
         self->original = Py_NewRef(original);
         self->rest = Py_NewRef(rest);
-        self->sessions = Py_NewRef(sessions);
+        self->sessions = Py_XNewRef(sessions);
         self->open = Py_XNewRef(open);
         self->relationship = Py_XNewRef(relationship);
         self->settle = Py_XNewRef(settle);
@@ -2031,6 +2427,25 @@ static PyTypeObject WrapperType = {
     .tp_call = PyVectorcall_Call,
     .tp_vectorcall_offset = offsetof(Wrapper, vectorcall),
     .tp_descr_get = wrapper_get,
+    .tp_dictoffset = offsetof(Wrapper, dict),
+    .tp_weaklistoffset = offsetof(Wrapper, weakrefs),
+    .tp_repr = wrapper_repr,
+    .tp_traverse = wrapper_traverse,
+    .tp_clear = wrapper_clear,
+    .tp_dealloc = wrapper_free,
+    .tp_free = PyObject_GC_Del,
+    .tp_methods = wrapper_methods,
+    .tp_getset = wrapper_getset,
+};
+
+/* As built-in functions are: no method of a class that has it as an attribute. */
+static PyTypeObject FunctionType = {
+    PyVarObject_HEAD_INIT(NULL, 0).tp_name = "jobdoctor.capture._accelerator.Function",
+    .tp_basicsize = sizeof(Wrapper),
+    .tp_flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_HAVE_VECTORCALL,
+    .tp_new = wrapper_new,
+    .tp_call = PyVectorcall_Call,
+    .tp_vectorcall_offset = offsetof(Wrapper, vectorcall),
     .tp_dictoffset = offsetof(Wrapper, dict),
     .tp_weaklistoffset = offsetof(Wrapper, weakrefs),
     .tp_repr = wrapper_repr,
@@ -2244,7 +2659,8 @@ execute(PyObject *module)
     if (take_all() < 0 || PyModule_AddType(module, &CoreType) < 0 || PyModule_AddType(module, &CellType) < 0 ||
         PyModule_AddType(module, &ShapeType) < 0 || PyModule_AddType(module, &CallType) < 0 ||
         PyModule_AddType(module, &KnownType) < 0 || PyModule_AddType(module, &SessionType) < 0 ||
-        PyModule_AddType(module, &ServerType) < 0 || PyModule_AddType(module, &WrapperType) < 0) {
+        PyModule_AddType(module, &ServerType) < 0 || PyModule_AddType(module, &WrapperType) < 0 ||
+        PyModule_AddType(module, &FunctionType) < 0) {
         return -1;
     }
     return PyModule_AddIntConstant(module, "CONTRACT", CONTRACT);

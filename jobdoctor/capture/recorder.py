@@ -29,7 +29,7 @@ from jobdoctor.capture.memory import Memory, memory_path, open_memory
 from jobdoctor.capture.reference import OTHER, PythonRecorder, type_name
 
 #: What ``reference`` and the accelerator have agreed upon; one that was built from other sources is left alone.
-_CONTRACT = 2
+_CONTRACT = 3
 
 
 def _load() -> Any:
@@ -96,14 +96,15 @@ def _say_fork() -> None:
 os.register_at_fork(before=_say_fork, after_in_child=_forget_in_child)
 
 
-def hot(make: Callable[[Any], Any], kind: str, **more: Any) -> Callable[[Any], Any]:
+def hot(make: Callable[[Any], Any], kind: str, *, method: bool = True, **more: Any) -> Callable[[Any], Any]:
     """``make``, which wraps a method in Python; in front of its wrapper one in C, where there is the accelerator, that
     records the most frequent calls by itself. ``kind`` and ``more`` are for that one."""
     if _core is None:
         return make
+    wrapper = _core.Wrapper if method else _core.Function
 
     def made(original: Any) -> Any:
-        return functools.update_wrapper(_core.Wrapper(kind, original, make(original), **more), original)
+        return functools.update_wrapper(wrapper(kind, original, make(original), **more), original)
 
     return made
 

@@ -45,11 +45,13 @@ class Session:
 class Server:
     """A database or a Redis server, as one library reaches it."""
 
-    __slots__ = ("counts", "known", "reference")
+    __slots__ = ("counts", "known", "pipelines", "reference")
 
     #: A weak one to the pool of connections to it.
     reference: Callable[[], Any]
     #: What is known of what it is sent.
     known: dict[Any, Any]
+    #: Shapes of pipelines, by what is known of their commands, in the order of their first use.
+    pipelines: dict[tuple[Known, ...], Shape]
     #: Its cursors know how many rows a statement gave when it returns.
     counts: bool

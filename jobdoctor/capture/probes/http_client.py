@@ -26,27 +26,27 @@ def effect_of(method: str) -> str:
     return "read" if method in _READS else "write"
 
 
-class Server:
+class Server(recorder.Server):
     """A server as one library reaches it: shapes of requests by method and the path's skeleton."""
 
-    __slots__ = ("known", "library", "origin")
+    __slots__ = ("library", "origin")
 
     def __init__(self, origin: str, library: str) -> None:
         self.origin = origin
         self.library = library
-        self.known: dict[tuple[Any, Any], Shape] = {}
+        self.known = {}
 
     def shape(self, rec: Recorder, method: str, path: str) -> Shape:
         """The shape of a request."""
         # Where no digit stays, which is nearly always, the zeros are the skeleton.
-        shape = self.known.get((method, path.encode().translate(_ZEROS)))
+        shape: Shape | None = self.known.get((method, path.encode().translate(_ZEROS)))
         if shape is None or shape.generation is not rec.generation:
             shape = self._learnt(rec, method, path)
         return shape
 
     def _learnt(self, rec: Recorder, method: str, path: str) -> Shape:
         skeleton = fingerprint.skeleton(path)
-        shape = self.known.get((method, skeleton))
+        shape: Shape | None = self.known.get((method, skeleton))
         if shape is not None and shape.generation is rec.generation:
             return shape
         shape = interned(rec, method.upper(), fingerprint.url(method.upper(), self.origin + path), self.library)

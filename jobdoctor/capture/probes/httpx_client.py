@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Final
 from jobdoctor import fingerprint
 from jobdoctor.capture.probes.base import Probe, foreign, recorded, recorded_async
 from jobdoctor.capture.probes.http_client import Server, interned
-from jobdoctor.capture.recorder import IDEMPOTENCY_KEY, NEW_CONNECTION, NO_TIMEOUT, Call, Recorder, Shape
+from jobdoctor.capture.recorder import IDEMPOTENCY_KEY, NEW_CONNECTION, NO_TIMEOUT, Call, Recorder, Shape, hot
 
 LIBRARY = "httpx"
 
@@ -123,9 +123,10 @@ class HttpxProbe(Probe):
     def patch(self, module: ModuleType) -> None:
         """Replace what carries a request over the network, and the end of its response."""
         m: Any = module
-        self.replace(m.HTTPTransport, "handle_request", lambda original: recorded(original, _begin, _end))
+        request = hot(lambda original: recorded(original, _begin, _end), "request", sessions=_servers)
+        self.replace(m.HTTPTransport, "handle_request", request)
         self.replace(
             m.AsyncHTTPTransport, "handle_async_request", lambda original: recorded_async(original, _begin, _end)
         )
-        self.replace(m.ResponseStream, "close", _close)
+        self.replace(m.ResponseStream, "close", hot(_close, "stream"))
         self.replace(m.AsyncResponseStream, "aclose", _aclose)

@@ -19,7 +19,7 @@ from typing import Any, ClassVar, Final
 from jobdoctor import fingerprint
 from jobdoctor.capture import callsites, recorder
 from jobdoctor.capture.probes.base import Probe, foreign, recorded
-from jobdoctor.capture.recorder import Call, Recorder
+from jobdoctor.capture.recorder import Call, Recorder, hot
 
 #: A blocking flock that takes longer than this was held by somebody: without contention it takes microseconds.
 FILE_CONTENDED_NS: Final = 1_000_000
@@ -179,5 +179,9 @@ class ThreadLockProbe(Probe):
 
     def patch(self, module: ModuleType) -> None:
         """Replace the two names that application code makes locks by."""
-        self.replace(module, "Lock", _replacement)
-        self.replace(module, "RLock", _replacement)
+        for name in ("Lock", "RLock"):
+            real = getattr(module, name)
+            if isinstance(real, type):
+                self.replace(module, name, _replacement)
+            else:
+                self.replace(module, name, hot(_replacement, "lock", method=isinstance(real, FunctionType)))

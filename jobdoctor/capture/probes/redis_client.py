@@ -55,6 +55,7 @@ class _Server(recorder.Server):
         self.reference = reference
         self.target = target
         self.known = {}
+        self.pipelines = {}
 
 
 _servers: dict[int, _Server] = {}
@@ -222,6 +223,8 @@ def _begin_pipeline(rec: Recorder, args: tuple[Any, ...], _kwargs: dict[str, Any
     server = _server(client)
     shapes: dict[str, None] = {}
     effects: set[str] = set()
+    kinds: dict[_Known, None] = {}
+    usual = True  # each of its commands is known
     sent = 0
     for number, entry in enumerate(stack[:_MEASURED]):
         words = _words_of(entry)
@@ -232,14 +235,20 @@ def _begin_pipeline(rec: Recorder, args: tuple[Any, ...], _kwargs: dict[str, Any
                 identity = known.shape.identity
                 shapes[identity[2]] = None
                 effects.add(identity[5])
+                kinds[known] = None
             else:
                 other = fingerprint.redis(words[0], words[1:])
                 shapes[other.shape] = None
                 effects.add(other.effect)
+                usual = False
     names = list(shapes)
     text = "PIPELINE " + "; ".join(names[:_NAMED]) + ("; ..." if len(names) > _NAMED else "")
     effect = next((effect for effect in ("write", "unknown", "read") if effect in effects), "none")
     shape = rec.shape("redis", "PIPELINE", text, target=server.target, library=LIBRARY, effect=effect)
+    if usual:
+        if len(server.pipelines) >= _SHAPES:
+            server.pipelines.clear()
+        server.pipelines[tuple(kinds)] = shape
     call = rec.begin(shape, flags=BATCHED)
     if call is not None:
         # The stack is emptied by the time that the call ends.
@@ -268,5 +277,8 @@ class RedisProbe(Probe):
         for owner, method in ((client, "execute_command"), (m.Pipeline, "immediate_execute_command")):
             make = _command_async if asynchronous else hot(_command, "command", sessions=_servers)
             self.replace(owner, method, make)
-        wrap = recorded_async if asynchronous else recorded
-        self.replace(m.Pipeline, "execute", lambda original: wrap(original, _begin_pipeline))
+        if asynchronous:
+            self.replace(m.Pipeline, "execute", lambda original: recorded_async(original, _begin_pipeline))
+        else:
+            execute = hot(lambda original: recorded(original, _begin_pipeline), "pipeline", sessions=_servers)
+            self.replace(m.Pipeline, "execute", execute)

@@ -11,11 +11,12 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any, ClassVar
 
+import httpx
 import pytest
 
 from jobdoctor.capture import recorder, recording
-from jobdoctor.capture.probes import redis_client, sqlalchemy_dialect, statements
-from jobdoctor.capture.probes.base import Probe
+from jobdoctor.capture.probes import httpx_client, redis_client, sqlalchemy_dialect, statements
+from jobdoctor.capture.probes.base import Probe, recorded
 from jobdoctor.capture.recorder import PythonRecorder, Recorder
 
 needs_accelerator = pytest.mark.skipif(not recorder.ACCELERATED, reason="the accelerator was not built")
@@ -40,6 +41,43 @@ class Client:
         if options.get("fails"):
             raise Refused(args)
         return options.get("answer", b"OK")
+
+
+class Pipeline(Client):
+    """A pipeline, as far as the probe looks at it."""
+
+    def __init__(self, pool: Pool, *commands: tuple[Any, ...]) -> None:
+        self.connection_pool = pool
+        self.command_stack = [(command, {}) for command in commands]
+
+    def execute(self, fails: bool = False) -> list[Any]:
+        """Sends all of them."""
+        if fails:
+            raise Refused
+        return [b"OK"] * len(self.command_stack)
+
+
+class Transport:
+    """A transport of httpx's, as far as the probe looks at it."""
+
+    def __init__(self) -> None:
+        self.connection = type("Connection", (), {})()
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        """Sends a request."""
+        if request.url.path == "/fails":
+            raise Refused
+        return httpx.Response(201, stream=Stream(), extensions={"network_stream": self.connection})
+
+
+class Stream(httpx.SyncByteStream):
+    """A response's body, as far as the probe looks at it."""
+
+    def __iter__(self) -> Iterator[bytes]:
+        return iter((b"12345",))
+
+    def close(self) -> None:
+        """Gives the connection back."""
 
 
 class Connection:
@@ -83,10 +121,18 @@ class FakesProbe(Probe):
     channel, library, modules = "redis", "fake", ()
 
     def patch(self, module: Any) -> None:
-        self.replace(
-            Client, "execute_command", module(redis_client._command, "command", sessions=redis_client._servers)
-        )
+        servers = {"sessions": redis_client._servers}
+        self.replace(Client, "execute_command", module(redis_client._command, "command", **servers))
+        pipeline = module(lambda original: recorded(original, redis_client._begin_pipeline), "pipeline", **servers)
+        self.replace(Pipeline, "execute", pipeline)
         self.replace(Dialect, "do_execute", module(sqlalchemy_dialect._execute, "dialect", **sqlalchemy_dialect._hot))
+        request = module(
+            lambda original: recorded(original, httpx_client._begin, httpx_client._end),
+            "request",
+            sessions=httpx_client._servers,
+        )
+        self.replace(Transport, "handle_request", request)
+        self.replace(Stream, "close", module(httpx_client._close, "stream"))
 
 
 @pytest.fixture
@@ -148,18 +194,53 @@ def sql_calls(dialect: Dialect, cursor: Cursor) -> None:
             dialect.do_execute(cursor, "SELECT fails FROM a WHERE b = %s", (number,))
 
 
+def pipeline_calls(pool: Pool) -> None:
+    for number in range(4):
+        pairs = [("SET", f"user:{key}", "x" * key) for key in range(number + 5)]
+        Pipeline(pool, *pairs, ("GET", f"user:{number}")).execute()
+        Pipeline(pool, ("GET", f"user:{number}"), *pairs).execute()
+        Pipeline(pool, *pairs, ("MGET", "a:1", "b:2")).execute()
+        Pipeline(pool, *(("GET", f"{chr(97 + key)}:1") for key in range(20))).execute()
+        Pipeline(pool, *pairs * 50).execute()
+        Pipeline(pool).execute()
+        Pipeline(pool, ("PING",)).execute()
+        with pytest.raises(Refused):
+            Pipeline(pool, ("GET", f"user:{number}")).execute(fails=True)
+
+
+def requests(transport: Transport) -> None:
+    for number in range(4):
+        for request in (
+            httpx.Request("GET", f"http://shop/orders/{number}?page={number}"),
+            httpx.Request("POST", f"http://shop/orders/{number}", content=b"x" * number),
+            httpx.Request("POST", "http://shop/orders", json={}, headers={"Idempotency-Key": f"{number}"}),
+            httpx.Request("GET", "http://shop/v1/orders", extensions={"timeout": {"read": None, "connect": 5}}),
+            httpx.Request("GET", "http://shop/v2/orders", extensions={"timeout": {"read": None}}),
+            httpx.Request("GET", "http://shop/caf%C3%A9"),
+        ):
+            response = transport.handle_request(request)
+            for _ in response.iter_raw():
+                pass
+            response.stream.close()  # type: ignore[union-attr]
+            response.stream.close()  # type: ignore[union-attr]
+        with pytest.raises(Refused):
+            transport.handle_request(httpx.Request("GET", "http://shop/fails"))
+
+
 def still() -> int:
     """A clock that stands, so that both recorders' times are equal."""
     return 1_000
 
 
 def written(kind: type[Recorder], run: Callable[[], None]) -> tuple[Any, ...]:
-    """All that a recorder writes of some calls."""
+    """All that a recorder writes of some calls, the second time, when what they are is known."""
     made = kind(recorder.open_memory().buffer, still, still, still)
-    recorder.start(made)
-    made.mark("body")
-    run()
-    recorder.stop()
+    for _ in range(2):
+        made.reset()
+        recorder.start(made)
+        made.mark("body")
+        run()
+        recorder.stop()
     read = recording.read(made.buffer)
     return read.groups, read.spans, read.notes, read.channel_ns
 
@@ -178,6 +259,18 @@ class TestSame:
         first, second = (written(kind, lambda: sql_calls(dialect, cursor)) for kind in (PythonRecorder, Recorder))
         assert first == second
         assert sum(group.count for group in first[0]) == 4 * 14
+
+    def test_what_both_recorders_write_of_pipelines_is_equal(self, probe: FakesProbe) -> None:
+        pool = Pool()
+        first, second = (written(kind, lambda: pipeline_calls(pool)) for kind in (PythonRecorder, Recorder))
+        assert first == second
+        assert sum(group.count for group in first[0]) == 4 * 7
+
+    def test_what_both_recorders_write_of_requests_is_equal(self, probe: FakesProbe) -> None:
+        first, second = (written(kind, lambda: requests(Transport())) for kind in (PythonRecorder, Recorder))
+        assert first == second
+        assert sum(group.count for group in first[0]) == 4 * 7
+        assert sum(group.new_connections for group in first[0]) == 1
 
 
 class TestLikeTheOriginal:
@@ -234,13 +327,16 @@ class TestLikeTheOriginal:
 class TestNothingIsKept:
     def test_of_many_calls_nothing_stays_in_memory(self, probe: FakesProbe, rec: Recorder) -> None:
         client, dialect, connection = Client(), Dialect(), Connection()
-        cursor = Cursor(connection)
+        cursor, transport = Cursor(connection), Transport()
+        request = httpx.Request("POST", "http://shop/orders/5", content=b"x")
 
         def run(times: int) -> None:
             for _ in range(times):
                 client.execute_command("SET", "user:7:name", 5)
                 dialect.do_execute(cursor, "SELECT a FROM b WHERE c = %s", {"id": 5})
                 dialect.do_execute(cursor, "SELECT a FROM b WHERE c = %s", (Unlucky(),))
+                Pipeline(client.connection_pool, ("SET", "user:7", 1), ("GET", "user:7")).execute()
+                transport.handle_request(request).stream.close()  # type: ignore[union-attr]
                 try:
                     client.execute_command("GET", "user:7:name", fails=True)
                 except Refused:
@@ -250,7 +346,7 @@ class TestNothingIsKept:
                 except Refused:
                     pass
 
-        held = [None, True, rec, client, cursor, connection, dialect, rec.generation, Refused]
+        held = [None, True, rec, client, cursor, connection, dialect, rec.generation, Refused, transport, request]
         run(2_000)
         gc.collect()
         before, counts = sys.getallocatedblocks(), [sys.getrefcount(one) for one in held]
