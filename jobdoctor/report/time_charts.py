@@ -136,7 +136,8 @@ def attempts_over_time(history: JobHistory) -> TimeChart | None:
 
 
 def waits_over_time(history: JobHistory) -> TimeChart | None:
-    """The mean wait of each column by what its workers ran meanwhile; None without waits worth a picture."""
+    """The mean wait of each column by what its workers ran meanwhile; None without waits worth a picture, and when
+    nobody was ahead."""
     rows = history.trace[-MAX_ROWS:]
     total_ns = sum(max(0, row.dequeued_at_ns - row.enqueued_at_ns) for row in rows)
     if len(rows) < LEAST_ROWS or total_ns / len(rows) < LEAST_WAIT_MS * 1e6:
@@ -153,6 +154,8 @@ def waits_over_time(history: JobHistory) -> TimeChart | None:
         place = _place(row, starts, step)
         by_job.setdefault(ahead.job, [0.0] * len(starts))[place] += overlap_ns
         left[place] -= overlap_ns
+    if not by_job:
+        return None
     ranked = sorted(by_job.items(), key=lambda item: (-sum(item[1]), item[0]))
     named, others = ranked[:NAMED_JOBS], ranked[NAMED_JOBS:]
     layers = [

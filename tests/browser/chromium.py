@@ -34,8 +34,17 @@ os.execv(sys.argv[3], sys.argv[3:])
 """
 
 
+#: Keys by name: DevTools wants the code and the number as well.
+_KEYS = {
+    "Tab": 9, "Enter": 13, "Escape": 27, "PageUp": 33, "PageDown": 34, "End": 35, "Home": 36,
+    "ArrowLeft": 37, "ArrowUp": 38, "ArrowRight": 39, "ArrowDown": 40,
+}  # fmt: skip
+CONTROL, SHIFT = 2, 8
+
+
 class Page:
-    """One tab. ``messages`` has what the console and the browser's log said."""
+    """One tab. ``messages`` has what the console and the browser's log said, and dialogs; ``requests`` has the URLs
+    that were asked for besides the page itself."""
 
     def __init__(self, reader: int, writer: int) -> None:
         self._reader = reader
@@ -45,20 +54,28 @@ class Page:
         self._session: str | None = None
         self._loaded = False
         self.messages: list[str] = []
+        self.requests: list[str] = []
         target = self.send("Target.createTarget", url="about:blank")["targetId"]
         self._session = self.send("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
-        for domain in ("Page", "Runtime", "Log"):
+        for domain in ("Page", "Runtime", "Log", "Network"):
             self.send(f"{domain}.enable")
 
-    def send(self, method: str, **params: Any) -> dict[str, Any]:
+    def _post(self, method: str, params: dict[str, Any]) -> int:
         self._number += 1
         message: dict[str, Any] = {"id": self._number, "method": method, "params": params}
         if self._session:
             message["sessionId"] = self._session
-        os.write(self._writer, json.dumps(message).encode() + b"\0")
+        raw = json.dumps(message).encode() + b"\0"
+        while raw:
+            raw = raw[os.write(self._writer, raw) :]
+        return self._number
+
+    def send(self, method: str, **params: Any) -> dict[str, Any]:
+        """One DevTools command; its result, or RuntimeError."""
+        number = self._post(method, params)
         while True:
             answer = self._receive()
-            if answer.get("id") == self._number:
+            if answer.get("id") == number:
                 if "error" in answer:
                     raise RuntimeError(f"{method}: {answer['error']}")
                 result: dict[str, Any] = answer["result"]
@@ -87,6 +104,11 @@ class Page:
                 self.messages.append(json.dumps(params["exceptionDetails"]))
             case "Runtime.consoleAPICalled":
                 self.messages.append(f"{params['type']}: {params['args']}")
+            case "Page.javascriptDialogOpening":
+                self.messages.append(f"dialog: {params['message']}")
+                self._post("Page.handleJavaScriptDialog", {"accept": False})
+            case "Network.requestWillBeSent" if params.get("type") != "Document":
+                self.requests.append(params["request"]["url"])
             case "Log.entryAdded":
                 self.messages.append(f"{params['entry']['level']}: {params['entry']['text']}")
 
@@ -107,6 +129,79 @@ class Page:
         if "exceptionDetails" in answer:
             raise RuntimeError(json.dumps(answer["exceptionDetails"]))
         return answer["result"].get("value")
+
+    def wait(self, expression: str, timeout_s: float = 20) -> None:
+        """Returns when an expression has become true; TimeoutError."""
+        deadline = time.monotonic() + timeout_s
+        while not self.evaluate(f"Boolean({expression})"):
+            if time.monotonic() > deadline:
+                raise TimeoutError(expression)
+            time.sleep(0.01)
+
+    def frame(self) -> None:
+        """Returns when what was asked for has been painted."""
+        self.evaluate("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(() => done(true))))")
+
+    def press(self, *keys: str, modifiers: int = 0) -> None:
+        """Keys one after the other, as from a keyboard: ``Tab``, ``ArrowDown``, or a letter."""
+        for key in keys:
+            known = {"windowsVirtualKeyCode": _KEYS[key], "code": key} if key in _KEYS else {"text": key}
+            text = {"text": "\r"} if key == "Enter" else {}
+            self.send("Input.dispatchKeyEvent", type="keyDown", key=key, modifiers=modifiers, **known, **text)
+            self.send("Input.dispatchKeyEvent", type="keyUp", key=key, modifiers=modifiers, **known)
+        self.frame()
+
+    def type(self, text: str) -> None:
+        """Text into what has the focus."""
+        self.send("Input.insertText", text=text)
+        self.frame()
+
+    def box(self, selector: str) -> dict[str, float]:
+        """Where the first element is in the viewport: left, top, width, height, right, bottom."""
+        found: dict[str, float] | None = self.evaluate(
+            f"(() => {{ const one = document.querySelector({selector!r}); return one && one.getBoundingClientRect()"
+            ".toJSON(); })()"
+        )
+        assert found is not None, f"no {selector}"
+        return found
+
+    def mouse(self, kind: str, x: float, y: float, *, modifiers: int = 0, clicks: int = 1) -> None:
+        """``mouseMoved``, ``mousePressed`` or ``mouseReleased`` at a place in the viewport."""
+        held = {"button": "left", "buttons": int(kind != "mouseReleased"), "clickCount": clicks}
+        params = held if kind != "mouseMoved" else {}
+        self.send("Input.dispatchMouseEvent", type=kind, x=x, y=y, modifiers=modifiers, **params)
+
+    def click(self, selector: str, x: float | None = None, y: float | None = None, *, clicks: int = 1) -> None:
+        """Scrolls the element into view and clicks on it: in its middle, or so far from its left top corner."""
+        self.evaluate(f"document.querySelector({selector!r}).scrollIntoView({{block: 'center', behavior: 'instant'}})")
+        self.frame()
+        at = self.box(selector)
+        place = (at["left"] + (at["width"] / 2 if x is None else x), at["top"] + (at["height"] / 2 if y is None else y))
+        self.mouse("mouseMoved", *place)
+        for number in range(1, clicks + 1):
+            self.mouse("mousePressed", *place, clicks=number)
+            self.mouse("mouseReleased", *place, clicks=number)
+        self.frame()
+
+    def drag(self, start: tuple[float, float], end: tuple[float, float], *, modifiers: int = 0) -> None:
+        """Press at one place of the viewport, move, release at the other."""
+        self.mouse("mouseMoved", *start, modifiers=modifiers)
+        self.mouse("mousePressed", *start, modifiers=modifiers)
+        middle = ((start[0] + end[0]) / 2, (start[1] + end[1]) / 2)
+        for place in (middle, end):
+            self.send(
+                "Input.dispatchMouseEvent", type="mouseMoved", x=place[0], y=place[1], modifiers=modifiers,
+                button="left", buttons=1,
+            )  # fmt: skip
+        self.mouse("mouseReleased", *end, modifiers=modifiers)
+        self.frame()
+
+    def wheel(self, x: float, y: float, *, across: float = 0, down: float = 0, modifiers: int = 0) -> None:
+        """Turn the wheel at a place of the viewport."""
+        self.send(
+            "Input.dispatchMouseEvent", type="mouseWheel", x=x, y=y, deltaX=across, deltaY=down, modifiers=modifiers
+        )
+        self.frame()
 
     def screenshot(self, path: Path, *, full: bool = False) -> None:
         data = self.send("Page.captureScreenshot", captureBeyondViewport=full)["data"]

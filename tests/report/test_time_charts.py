@@ -100,3 +100,8 @@ def test_many_jobs_ahead_are_one_layer() -> None:
 def test_short_waits_and_few_rows_make_no_picture() -> None:
     assert time_charts.waits_over_time(make_history([make_execution(at_ms=at, wait_ms=1) for at in range(50)])) is None
     assert time_charts.waits_over_time(make_history([make_execution(wait_ms=9_000)])) is None
+
+
+def test_nobody_ahead_is_no_picture() -> None:
+    executions = [make_execution(at_ms=at * 60_000, wait_ms=500) for at in range(10)]
+    assert time_charts.waits_over_time(make_history(executions)) is None

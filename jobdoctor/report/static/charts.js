@@ -35,6 +35,9 @@ const charts = (() => {
     return duration(us / 1000);
   };
 
+  /** An instant of an execution, to the hundredth of a ms below a second. */
+  const exact = (us) => (us < 1e6 ? `${(us / 1000).toFixed(2)} ms` : `${(us / 1e6).toFixed(4)} s`);
+
   // Colours are the page's variables, read once for each theme.
   const styles = getComputedStyle(document.documentElement);
   let known = new Map();
@@ -208,7 +211,7 @@ const charts = (() => {
   };
 
   return {
-    duration, size, number, share, count, instant, tick, ticks, colour, channel, repaints, element, data, button, surface,
+    duration, size, number, share, count, instant, tick, ticks, exact, colour, channel, repaints, element, data, button, surface,
     onWidth, soon, say, hush, Axis,
   };
 })();

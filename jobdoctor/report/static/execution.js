@@ -77,7 +77,7 @@
     tools.append(
       charts.button("+", "Zoom in", () => axis.zoom(0.5)), charts.button("−", "Zoom out", () => axis.zoom(2)),
       charts.button("◂", "Earlier", () => axis.pan(-0.25)), charts.button("▸", "Later", () => axis.pan(0.25)),
-      charts.button("All", "Show the whole execution", () => axis.reset()), readout,
+      charts.button("All", "All of the execution", () => axis.reset()), readout,
     );
     place.append(tools);
     const usage = element("div", "usages");
@@ -89,7 +89,7 @@
       lines(usage, samples, axis, waterfall, "rss");
     }
     const say = () => {
-      const window = axis.whole ? `${duration((axis.to - axis.from) / 1000)} from dequeue to reap` : `${charts.tick(axis.min, (axis.max - axis.min) / 10)} to ${charts.tick(axis.max, (axis.max - axis.min) / 10)}`;
+      const window = axis.whole ? `${duration((axis.to - axis.from) / 1000)} from dequeue to reap${axis.at === null ? "; drag to zoom" : ""}` : `${charts.tick(axis.min, (axis.max - axis.min) / 10)} to ${charts.tick(axis.max, (axis.max - axis.min) / 10)}`;
       const at = axis.at === null ? [] : [`at ${charts.tick(axis.at, (axis.max - axis.min) / 100)}`, ...(samples ? reading(samples, axis.at) : [])];
       readout.textContent = [window, ...at].join(" · ");
     };

@@ -93,7 +93,7 @@
       label.append(element("span", "", "Search"), this.search);
       this.found = element("span", "readout muted");
       this.found.setAttribute("role", "status");
-      bar.append(label, button("All", "Show the whole profile", () => this.zoom(this.root)));
+      bar.append(label, button("All", "All of the profile", () => this.zoom(this.root)));
       if (mixed) {
         const only = button("Application only", "", () => {
           const on = only.getAttribute("aria-pressed") !== "true";

@@ -78,7 +78,7 @@
     const whole = picture.unit === "count" ? [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000, 20000, 50000, 100000] : undefined;
     const grid = { stroke: () => charts.colour("line"), width: 1 };
     const plot = new uPlot({
-      width: 200, height: HEIGHT, padding: [18, 8, 0, 0], legend: { show: false }, tzDate: (at) => uPlot.tzDate(new Date(at * 1000), "Etc/UTC"),
+      width: 200, height: HEIGHT, padding: [18, 24, 0, 0], legend: { show: false }, tzDate: (at) => uPlot.tzDate(new Date(at * 1000), "Etc/UTC"),
       scales: { x: { time: true, auto: false, range: () => [axis.min, axis.max] }, y: { range: (_, low, high) => [0, Math.max(picture.unit === "count" ? 1 : 0.01, high || 0) * 1.08] } },
       axes: [
         { stroke: ink, grid: { show: false }, ticks: { stroke: grid.stroke, size: 4 }, font: "11px system-ui, sans-serif", size: 40, space: 96, values: days },
@@ -103,7 +103,7 @@
 
     const say = (at) => {
       if (at === null || at === undefined) {
-        readout.textContent = picture.hint || "";
+        readout.textContent = "Drag to zoom, double click to see all.";
         return;
       }
       const parts = picture.series.map((one) => [one, one.values[at]]).filter(([, value]) => value !== null && (!stack || value));

@@ -13,6 +13,7 @@ charts.Waterfall = class {
     this.selected = 0;
     this.open = new Set();
     this.drag = null;
+    this.clicked = -Infinity;
     this.head = element("canvas", "wf-head");
     this.head.setAttribute("aria-hidden", "true");
     this.scroller = element("div", "wf-rows");
@@ -151,7 +152,7 @@ charts.Waterfall = class {
 
   bars(pen, row, y) {
     const ROW = 24;
-    if (row.kind === "thread") return;
+    if (row.kind === "thread") return undefined;
     if (row.kind === "phases") {
       this.picture.phases.forEach(([, start, length], at) => {
         const [left, right] = [Math.max(-2, this.x(start)), Math.min(this.room + 2, this.x(start + length))];
@@ -161,12 +162,14 @@ charts.Waterfall = class {
         pen.fillRect(left, y + 6, Math.max(1, right - left), ROW - 12);
         pen.globalAlpha = 1;
       });
-      return;
+      return undefined;
     }
     const { run } = row;
     const [from, to] = row.bar < 0 ? [0, run.starts.length] : [row.bar, row.bar + 1];
     const scale = this.room / (this.axis.max - this.axis.min);
     const bad = [];
+    if (run.starts[from] > this.axis.max) return this.beyond(pen, y, this.room - 4, -6);
+    if (run.starts[to - 1] + run.lengths[to - 1] < this.axis.min) return this.beyond(pen, y, 4, 6);
     pen.fillStyle = charts.channel(run.channel);
     let [left, right] = [-1, -1];
     for (let bar = from; bar < to; bar += 1) {
@@ -183,6 +186,17 @@ charts.Waterfall = class {
     }
     if (right > 0) pen.fillRect(left, y + 5, right - left, ROW - 10);
     for (const [start, end, bar] of bad) this.mark(pen, Math.max(-2, start), Math.min(this.room, end), y, bar === run.flying);
+    return undefined;
+  }
+
+  /** An arrow at the edge: what the row is about lies out of sight, on this side. */
+  beyond(pen, y, x, by) {
+    pen.fillStyle = charts.colour("muted");
+    pen.beginPath();
+    pen.moveTo(x, y + 12);
+    pen.lineTo(x + by, y + 8);
+    pen.lineTo(x + by, y + 16);
+    pen.fill();
   }
 
   /** A failed call has a base line in red; the one that never returned is striped, and open at its end. */
@@ -201,7 +215,7 @@ charts.Waterfall = class {
 
   words(row) {
     const { duration, count, number } = charts;
-    if (row.kind === "phases") return this.picture.phases.map(([name, , length]) => `${name} ${duration(length / 1000)}`).join(", ");
+    if (row.kind === "phases") return `Phases: ${this.picture.phases.map(([name, , length]) => `${name} ${duration(length / 1000)}`).join(", ")}`;
     if (row.kind === "thread") return row.thread ? `Thread ${row.thread}` : "The job's own thread";
     const { run } = row;
     if (row.bar >= 0) {
@@ -233,7 +247,6 @@ charts.Waterfall = class {
     line.style.top = `${y}px`;
     line.setAttribute("role", "treeitem");
     line.setAttribute("aria-level", row.level);
-    line.setAttribute("aria-label", this.words(row));
     line.setAttribute("aria-selected", String(index === this.selected));
     if (row.opens) line.setAttribute("aria-expanded", String(this.open.has(row.run.at)));
     const label = element("span", `wf-label wf-level-${row.level}`);
@@ -254,13 +267,16 @@ charts.Waterfall = class {
       if (row.kind === "run" || calls > 1) {
         if (calls > 1) label.append(element("b", "", `${number(calls)} × `));
         label.append(element("code", "wf-text", run.label));
-      } else label.append(element("span", "wf-text", `at ${charts.tick(run.starts[row.bar], 10)}`));
+      } else label.append(element("span", "wf-text", `at ${charts.exact(run.starts[row.bar])}`));
       const flying = run.flying >= 0 && (row.bar < 0 || row.bar === run.flying);
       if (flying) label.append(element("span", "wf-flag", "in flight"));
       else if (row.bar >= 0 ? run.failed.has(row.bar) : run.errors) label.append(element("span", "wf-flag", row.bar >= 0 ? "failed" : `${number(run.errors)} failed`));
       time = duration((row.bar < 0 ? run.total : run.lengths[row.bar]) / 1000);
     }
-    line.append(label, element("span", "wf-time", time));
+    // Said in a sentence, and shown in pieces.
+    const shown = [label, element("span", "wf-time", time)];
+    for (const piece of shown) piece.setAttribute("aria-hidden", "true");
+    line.append(element("span", "sr", this.words(row)), ...shown);
     return line;
   }
 
@@ -294,7 +310,7 @@ charts.Waterfall = class {
     if (bar >= 0) {
       const calls = run.counts ? run.counts[bar] : 1;
       const state = bar === run.flying ? " and never returned" : run.failed.has(bar) ? ", failed" : "";
-      lines.push(["tip-title", `${calls > 1 ? `${number(calls)} calls within ` : ""}${duration(run.lengths[bar] / 1000)}, from ${charts.tick(run.starts[bar], 10)}${state}`]);
+      lines.push(["tip-title", `${calls > 1 ? `${number(calls)} calls within ` : ""}${duration(run.lengths[bar] / 1000)}, from ${charts.exact(run.starts[bar])}${state}`]);
     }
     if (run.calls > 1 && row.bar < 0) {
       const different = run.different ? `, ${number(run.different)} different sets of parameters` : "";
@@ -413,6 +429,9 @@ charts.Waterfall = class {
       } else if (row) {
         this.choose(index);
         if (x < 0 && row.opens) this.toggle(row);
+        // A double click: the browser's own needs an element that stays, and rows are made anew.
+        if (x >= 0 && event.timeStamp - this.clicked < 400) this.axis.reset();
+        this.clicked = event.timeStamp;
       }
     });
     scroller.addEventListener("pointercancel", () => {
@@ -422,9 +441,6 @@ charts.Waterfall = class {
     scroller.addEventListener("pointerleave", () => {
       charts.hush();
       if (!this.drag) this.axis.point(null);
-    });
-    scroller.addEventListener("dblclick", (event) => {
-      if (where(event)[0] >= 0) this.axis.reset();
     });
     // In the strip above, the part in sight is moved.
     const { head } = this;
