@@ -2,7 +2,9 @@
 
 The pairs run one by one, the sick job and its twin in turns, with nothing beside them. What was achieved is
 - of findings about the queue: the difference of the twins' times from enqueue to done;
-- of findings about executions that fail and are not made up for: the time of those without a result, and
+- of findings about executions that fail and are not made up for: the time of those without a result;
+- of jobs that nobody needs: all of their time;
+- of work that is shared among workers: the time from a round's first enqueue to its last end, and
 - of all others: worker time. What the twin's executions took for as much work is taken from what the sick ones took,
   and shared among them. A cure that saves whole executions (duplicates, retries, tiny jobs) is so held to the same
   measure as one that makes each shorter.
@@ -33,18 +35,23 @@ from benchmarks.machine import heading
 from benchmarks.shop_runs import Pair, recorded, runs
 from jobdoctor.diagnosis.measure import winsorised
 from jobdoctor.model import JobHistory, Saving, TraceRow
+from sample_app.catalogue import CASES
 
 #: Their executions end without a result, and the cure lets them do their work in the same time: what is given back is
 #: the time that was for nothing.
 LOST = frozenset({"JD306", "JD606"})
+#: The cure is that the job is not there: all of its time is given back.
+DELETED = frozenset({"JD802"})
+#: The cure shares the work among workers: what counts is the time from the enqueue to the end of all of a round.
+SHARED = frozenset({"JD407"})
+#: Findings that promise no time: what they save is memory, errors, or the time of others.
+NO_TIME = frozenset({"JD201", "JD202", "JD204", "JD303"})
 #: Pairs whose twins do something else, and why.
 NOT_COMPARABLE = {
     "JD208": "the twin's print shop is less often busy",
-    "JD407": "slices take as much worker time, and are done sooner",
     "JD506": "what is saved is a broken state",
     "JD602": "the twin's bank fails less often",
     "JD603": "the twin does not fail, and asks as often",
-    "JD802": "deleted, the job gives back all of its time; the twin was mended",
 }
 #: Executions of a kind that were not profiled from which the profiled ones are left out.
 ENOUGH = 3
@@ -86,16 +93,25 @@ class Measured:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--quick", action="store_true", help="few executions of each job, once")
     parser.add_argument("--stores", type=Path, nargs="+", help="of demos that were kept, instead of new runs")
     parser.add_argument("--output", type=Path, help="write the table there, too")
     options = parser.parse_args()
+    if options.quick:
+        options.runs = 1
     loads = [os.getloadavg()[0]]
-    shops = map(recorded, options.stores) if options.stores else runs(options.runs, "--one-by-one")
+    shops = map(recorded, options.stores) if options.stores else runs(options.runs, *_chosen(options.quick))
     every = [measured(shop) for shop in shops]
     text = table(every, heading("python benchmarks/savings.py", [*loads, os.getloadavg()[0]]))
     print(text)
     if options.output is not None:
         options.output.write_text(text, encoding="utf-8")
+
+
+def _chosen(quick: bool) -> list[str]:
+    """Options of the demo for the pairs that promise time and can be compared; the others are not run."""
+    compared = (case.code for case in CASES if case.code not in (*NOT_COMPARABLE, *NO_TIME))
+    return [*(["--quick"] if quick else []), *(word for code in compared for word in ("--only", code))]
 
 
 def measured(pairs: Sequence[Pair]) -> list[Measured]:
@@ -110,7 +126,11 @@ def measured(pairs: Sequence[Pair]) -> list[Measured]:
         if planted[0].step == "queue":
             value, error = _waits_ms(pair)
         elif pair.code in LOST:
-            value, error = _lost_ms(pair)
+            value, error = _lost_ms(pair, lambda row: row.outcome != "finished")
+        elif pair.code in DELETED:
+            value, error = _lost_ms(pair, lambda _: True)
+        elif pair.code in SHARED:
+            value, error = _rounds_ms(pair)
         else:
             value, error = _worker_ms(pair)
         found.append(Measured(pair.code, pair.sick.history.job, Saving(low, mid, high), value, error))
@@ -125,8 +145,8 @@ def _worker_ms(pair: Pair) -> tuple[float, float]:
     return (sick - as_much * healthy) / number, math.hypot(sick_error, as_much * healthy_error) / number
 
 
-def _lost_ms(pair: Pair) -> tuple[float, float]:
-    lost, error = _total(pair.sick.history, _run_ms, where=lambda row: row.outcome != "finished")
+def _lost_ms(pair: Pair, where: Callable[[TraceRow], bool]) -> tuple[float, float]:
+    lost, error = _total(pair.sick.history, _run_ms, where)
     number = len(pair.sick.history.trace)
     return lost / number, error / number
 
@@ -138,6 +158,20 @@ def _waits_ms(pair: Pair) -> tuple[float, float]:
         for total, error in [_total(side.history, _sojourn_ms)]
     )
     return sick - healthy, math.hypot(sick_error, healthy_error)
+
+
+def _rounds_ms(pair: Pair) -> tuple[float, float]:
+    means, variance = [], 0.0
+    for side, rounds in ((pair.sick, pair.sick_work), (pair.healthy, pair.healthy_work)):
+        rows = sorted(side.history.trace, key=lambda row: row.created_at_ns)
+        size = max(1, round(len(rows) / rounds))
+        lasted = [
+            (max(row.reaped_at_ns for row in part) - min(row.enqueued_at_ns for row in part)) / 1e6
+            for part in (rows[start : start + size] for start in range(0, len(rows), size))
+        ]
+        means.append(statistics.mean(lasted))
+        variance += statistics.variance(lasted) / len(lasted) if len(lasted) > 1 else 0.0
+    return means[0] - means[1], math.sqrt(variance)
 
 
 def _run_ms(row: TraceRow) -> float:

@@ -319,12 +319,12 @@ CASES: list[Case] = [
         "JD407",
         Load(
             "payments.charge_subscriptions", lambda shop, n: shop.first_of_month(f"2026-0{n + 1}", SUBSCRIBERS),
-            lane="alerts", rounds=2,
+            lane="busy", rounds=2,
         ),
         Load(
             "payments.charge_some_subscriptions",
             lambda shop, n: shop.first_of_month_in_slices(f"2027-0{n + 1}", SUBSCRIBERS),
-            lane="alerts", rounds=2,
+            lane="busy", rounds=2,
         ),
     ),
     Case(

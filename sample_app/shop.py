@@ -223,18 +223,18 @@ class Shop:
         return [self.tidy.enqueue(payments.send_voucher_once, order_id, retry=Retry(max=2))]
 
     def first_of_month(self, month: str, order_ids: list[int]) -> list[Job]:
-        return [self.alerts.enqueue(payments.charge_subscriptions, month, order_ids, job_timeout=SUBSCRIPTIONS_S)]
+        return [self.busy.enqueue(payments.charge_subscriptions, month, order_ids, job_timeout=SUBSCRIPTIONS_S)]
 
     def first_of_month_in_slices(self, month: str, order_ids: list[int], slice_size: int = 7) -> list[Job]:
         """Slices that any worker may take, and a job that closes the month when all are done."""
         slices = [order_ids[start : start + slice_size] for start in range(0, len(order_ids), slice_size)]
-        charges = self.alerts.enqueue_many(
+        charges = self.busy.enqueue_many(
             [
                 Queue.prepare_data(payments.charge_some_subscriptions, [month, ids], timeout=SUBSCRIPTIONS_S)
                 for ids in slices
             ]
         )
-        return [*charges, self.alerts.enqueue(payments.close_subscriptions, month, depends_on=charges)]
+        return [*charges, self.busy.enqueue(payments.close_subscriptions, month, depends_on=charges)]
 
     def gift(self, order_id: int) -> list[Job]:
         return [self.default.enqueue(payments.sell_gift_card, order_id, retry=Retry(max=2))]

@@ -154,9 +154,9 @@ def _divide(inputs: LedgerInputs, bodies: list[tuple[int, int]], put: _Put) -> N
     own = 0
     if inputs.body_cpu_ns is not None:
         own = min(outside, max(0, inputs.body_cpu_ns - sum(inside.values())))
-        collected = min(own, max(0, inputs.gc_ns))
-        # An import computes, and like all that computes it also waits for the processor.
+        # A collection and an import compute, and like all that computes they also wait for the processor.
         ready = own + min(max(0, inputs.body_runqueue_ns), outside - own)
+        collected = min(own, max(0, inputs.gc_ns) * own // ready) if ready else 0
         imported = min(own - collected, inputs.import_ns * own // ready) if ready else 0
         put("gc", "", collected)
         put("import", "", imported)

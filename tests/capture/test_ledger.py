@@ -53,8 +53,8 @@ def test_every_phase_of_a_forked_execution() -> None:
         ("deserialize", ""): 70,
         ("import", ""): 100,
         ("cpu", "sql"): 40,
-        ("cpu", ""): 80,
-        ("gc", ""): 20,
+        ("cpu", ""): 85,
+        ("gc", ""): 15,
         ("cpu_wait", ""): 30,
         ("sql", DB): 160,
         ("http", API): 75,
@@ -108,6 +108,12 @@ def test_imports_inside_the_function_are_imports_as_far_as_they_computed() -> No
 def test_cpu_of_threads_that_overlaps_with_waiting_is_not_counted_twice() -> None:
     parts = ledger(phases=[Phase("body", 0, 1_000)], channel_ns={"http": 900}, body_cpu_ns=800, gc_ns=500)
     assert parts == {("http", ""): 900, ("gc", ""): 100}
+
+
+def test_a_collection_waits_for_the_processor_like_all_that_computes() -> None:
+    """Of 1,000 ns 250 were CPU: of a pause of 400, too."""
+    parts = ledger(phases=[Phase("body", 0, 1_000)], body_cpu_ns=250, body_runqueue_ns=750, gc_ns=400)
+    assert parts == {("gc", ""): 100, ("cpu", ""): 150, ("cpu_wait", ""): 750}
 
 
 def test_a_loop_that_computes_while_calls_are_in_flight_does_not_wait_for_them() -> None:

@@ -5,10 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from jobdoctor.diagnosis.checklist.batching.monolithic_job import MonolithicJob
-from jobdoctor.model import Finding, SpanGroup
-from tests.builders import MS, make_group
+from jobdoctor.diagnosis.checklist.external.slow_dependency import SlowDependency
+from jobdoctor.diagnosis.checklist.retries.timeout_misfit import TimeoutMisfit
+from jobdoctor.diagnosis.engine import diagnose
+from jobdoctor.model import ExceptionInfo, Finding, SpanGroup
+from tests.builders import MS, make_group, make_history, make_row
 from tests.diagnosis.asking import alike, ask, only
 
 
@@ -26,14 +30,55 @@ def test_fires_on_a_loop_that_takes_half_of_the_timeout() -> None:
     assert finding.title == "One execution of 1 min 40 s, 56% of its timeout for 50 items, one after the other"
     assert (finding.severity, finding.where, finding.callsite) == ("warning", "inside", "app/billing.py:12")
     assert finding.cost_ms == pytest.approx(100_000)
-    # Slices of a tenth of the timeout: six of them.
-    assert finding.saving_ms.low == pytest.approx(50_000 - 100_000 / 12, abs=1)
-    assert finding.saving_ms.mid == pytest.approx(100_000 * 5 / 6, abs=1)
-    assert finding.saving_ms.high == pytest.approx(100_000 * 11 / 12, abs=1)
+    # Slices of a tenth of the timeout: six of them. One worker is done no sooner, six of them in a sixth of the time.
+    assert finding.saving_ms.low == finding.saving_ms.mid == 0
+    assert finding.saving_ms.high == pytest.approx(1.1 * 100_000 * 5 / 6, abs=1)
     assert "6 slices of about 8 items" in finding.recommendation.text
     assert "items[n : n + 8]" in finding.recommendation.snippet
     assert "depends_on=jobs" in finding.recommendation.snippet
     assert finding.evidence[0].data["groups"][0]["count"] == 50
+
+
+@pytest.mark.parametrize(("workers", "turns"), [(2, 3), (3, 2), (4, 2), (6, 1), (9, 1)])
+def test_the_workers_that_are_there_share_the_slices(workers: int, turns: int) -> None:
+    """Six slices, each with 60 ms around it: as many turns as the workers need for them."""
+    executions = alike(loop(), number=3, run_ms=100_000, timeout_s=180, ledger={"http": 99_940, "fork": 60})
+    rows = [make_row(executions[0], execution_id=f"{n}", worker=f"worker-{n}") for n in range(workers)]
+    finding = only(ask(MonolithicJob, executions, neighbours=rows))
+    assert finding.saving_ms.mid == pytest.approx(100_000 - turns * (100_000 / 6 + 60), abs=1)
+    assert finding.saving_ms.low == pytest.approx(0.45 * finding.saving_ms.mid, abs=1)
+
+
+def test_workers_of_other_queues_and_of_other_times_share_nothing() -> None:
+    executions = alike(loop(), number=3, run_ms=100_000, timeout_s=180)
+    other = make_row(executions[0], execution_id="a", worker="worker-a", queue="other", worker_queues=["other"])
+    then = 2 * 10**18
+    later = make_row(executions[0], execution_id="b", worker="worker-b", dequeued_at_ns=then, reaped_at_ns=then)
+    own = make_row(executions[0])
+    assert only(ask(MonolithicJob, executions, neighbours=[other, later, own])).saving_ms.mid == 0
+
+
+def test_a_loop_that_meets_its_timeout_is_one_illness() -> None:
+    """Some are cut in one line of the loop, some in another: the loop is too long, and nothing hangs."""
+    finished = alike(loop(), number=6, run_ms=150_000, timeout_s=180)
+    cut = [
+        replace(each, outcome="timeout", exception=ExceptionInfo("JobTimeoutException", "", callsite="app/other.py:3"))
+        for each in alike(loop(), number=2, run_ms=180_000, timeout_s=180)
+    ]
+    found = diagnose(make_history([*finished, *cut]), rules=[MonolithicJob(), TimeoutMisfit()]).findings
+    assert sorted(f.code for f in found) == ["JD407", "JD605"]
+    assert sum(f.part_of is None for f in found) == 1
+
+
+@pytest.mark.parametrize("call_ms", [60, 110])
+def test_a_dependency_that_takes_the_loops_time_is_one_story_with_it(call_ms: int) -> None:
+    """Grave or not: the dependency is critical when it takes five seconds and more, the loop never is."""
+    calls = loop(90, 90 * call_ms * 1.05, ms=90 * call_ms, min_ns=call_ms * MS, target="http://mail.test")
+    run = 90 * call_ms * 1.1
+    executions = alike(calls, number=3, run_ms=run, timeout_s=10, ledger={"http": 0.9 * run, "cpu": 0.1 * run})
+    found = diagnose(make_history(executions), rules=[MonolithicJob(), SlowDependency()]).findings
+    assert {f.code for f in found} == {"JD201", "JD407"}
+    assert sum(f.part_of is None for f in found) == 1
 
 
 def test_the_items_are_the_calls_that_come_least_often() -> None:

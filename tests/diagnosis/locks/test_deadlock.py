@@ -137,3 +137,29 @@ def test_just_below_two_in_a_hundred_a_short_one_is_a_hint(others: int, severity
 )
 def test_look_alikes(execution: Execution) -> None:
     assert ask(Deadlock, [execution] * 5) == []
+
+
+def mysqls(number: int, **fields: object) -> Execution:
+    """InnoDB ends one of the two at once: PyMySQL's error says nothing, and the job got over it."""
+    group = make_group(
+        fingerprint=UPDATE, operation="UPDATE", effect="write", callsite="app/stock.py:9", count=2, ms=4,
+        target="mysql://db:3306/app", errors=number, in_transaction=2,
+        error_types={"pymysql.err.OperationalError": number} if number else {},
+    )  # fmt: skip
+    return make_execution(run_ms=200, groups=[structs.replace(group, **fields)])
+
+
+def waiting() -> Execution:
+    wait = LockWait("row", "mysql://db:3306/app", 0, 90 * MS, group=0, statement=UPDATE)
+    return structs.replace(mysqls(0), locks=[wait])
+
+
+def test_fires_on_mysqls_deadlocks_that_were_got_over() -> None:
+    finding = only(ask(Deadlock, [mysqls(1), mysqls(1), waiting(), *QUIET]))
+    assert finding.title == "2 deadlocks in 2 of 9 executions, all got over"
+
+
+@pytest.mark.parametrize("fields", [{"in_transaction": 0}, {"target": "sqlite:///app.db"}, {"fingerprint": "SELECT 1"}])
+def test_other_operational_errors_are_none(fields: dict[str, object]) -> None:
+    assert ask(Deadlock, [mysqls(1, **fields), mysqls(1, **fields), waiting(), *QUIET]) == []
+    assert ask(Deadlock, [mysqls(1), mysqls(1), *QUIET]) == []  # nobody was seen to wait for rows

@@ -30,6 +30,7 @@ from jobdoctor.diagnosis import measure, round_trips
 from jobdoctor.diagnosis.measure import Calls, words_count, words_ms, words_share
 from jobdoctor.diagnosis.rule import Limit, Rule
 from jobdoctor.model import Evidence, Finding, JobHistory, SpanGroup
+from jobdoctor.queueing.workers import seen_workers
 
 _ITEMS = frozenset({"sql", "http", "redis", "file", "mail", "subprocess"})
 
@@ -41,7 +42,8 @@ class MonolithicJob(Rule):
     name = "monolithic-job"
     step = "batching"
     kind = "batch"
-    related_to = ("JD401", "JD402", "JD403", "JD404", "JD405", "JD406", "JD203", "JD305")
+    #: JD201 and JD605 name this rule, too: whichever would give back more is the main one.
+    related_to = ("JD401", "JD402", "JD403", "JD404", "JD405", "JD406", "JD203", "JD305", "JD201", "JD605")
 
     timeout_share = Limit(
         0.5, "share", "share of its timeout that a run takes, from which it is long",
@@ -72,7 +74,7 @@ class MonolithicJob(Rule):
         ]
         if loops:
             # An item may make several calls: the fewest of those that go through all of the job are the items.
-            yield self._describe(min(loops, key=lambda calls: calls.count), run_s, timeout_s)
+            yield self._describe(history, min(loops, key=lambda calls: calls.count), run_s, timeout_s)
 
     def _runs_through(self, calls: Calls) -> bool:
         if measure.mostly_concurrent(calls):
@@ -80,14 +82,15 @@ class MonolithicJob(Rule):
         stretch = sum(measure.stretch_ns(group) for group in calls.groups) / calls.executions / measure.NS_PER_MS
         return stretch >= self.limits.loop_share * measure.body_ms(calls.owners)
 
-    def _describe(self, calls: Calls, run_s: float, timeout_s: float) -> Finding:
+    def _describe(self, history: JobHistory, calls: Calls, run_s: float, timeout_s: float) -> Finding:
         first = calls.first
         growth = round_trips.growth(calls)
         slice_s = min(self.limits.slice_s, self.limits.slice_share * timeout_s)
         slices = max(2, math.ceil(run_s / slice_s))
         size = max(1, math.floor(calls.count / slices))
-        kept_ms = 1_000 * run_s / slices
         whole_ms = 1_000 * run_s
+        workers = _workers(history, calls)
+        slice_ms = whole_ms / slices + measure.around_ms(measure.typical(history))
         of_timeout = f", {words_share(run_s / timeout_s)} of its timeout" if timeout_s < math.inf else ""
         evidence = [
             measure.calls_evidence(
@@ -98,6 +101,14 @@ class MonolithicJob(Rule):
         ]
         if growth.proven:
             evidence.append(Evidence("series", growth.text, {"calls": calls.counts()}))
+        evidence.append(
+            Evidence(
+                "queue",
+                f"{words_count(workers)} {'worker' if workers == 1 else 'workers'} of its queue at a time: {slices} "
+                f"slices take about {words_ms(_sliced_ms(slices, slice_ms, workers))} on them",
+                {"workers": workers, "slices": slices},
+            )
+        )
         evidence.append(measure.execution_evidence(calls.largest_execution, "The longest loop"))
         return self.finding(
             severity="warning",
@@ -105,7 +116,7 @@ class MonolithicJob(Rule):
             title=f"One execution of {words_ms(whole_ms)}{of_timeout} for {words_count(calls.count)} items, one after "
             f"the other",
             cost_ms=whole_ms,
-            saving=(whole_ms / 2 - kept_ms / 2, whole_ms - kept_ms, whole_ms - kept_ms / 2),
+            saving=_saving(whole_ms, slices, slice_ms, workers),
             text=f"Cut it into {slices} slices of about {size} items, with progress and a job at the end that depends "
             f"on all of them. Free workers then share it, and a failure repeats one slice",
             snippet=(
@@ -119,6 +130,30 @@ class MonolithicJob(Rule):
             calls=round(calls.count),
             evidence=evidence,
         )
+
+
+def _workers(history: JobHistory, calls: Calls) -> int:
+    """How many workers of its queue are there at a time, as far as their executions show: a median."""
+    queue = calls.largest_execution.queue
+    seen = seen_workers(history.neighbours, queue)
+    there = [
+        sum(worker.first_ns <= each.reaped_at_ns and worker.last_ns >= each.dequeued_at_ns for worker in seen)
+        for each in history.executions
+    ]
+    return max(1, round(measure.quantile(there, 0.5)))
+
+
+def _sliced_ms(slices: int, slice_ms: float, workers: int) -> float:
+    """From the first slice's start to the last one's end."""
+    return math.ceil(slices / workers) * slice_ms
+
+
+def _saving(whole_ms: float, slices: int, slice_ms: float, workers: int) -> tuple[float, float, float]:
+    """(low, mid, high) in ms, of the time from the start to the end of it all, and not of worker time: slices take as
+    much, and what is around each of them. Mid: the workers that are there share them. High: there is one for each.
+    Low: the workers have half of their time for them. A single worker is done no sooner; others wait less behind it."""
+    mid = max(0.0, whole_ms - _sliced_ms(slices, slice_ms, workers))
+    return measure.give_or_take(mid / 2, mid, max(mid, whole_ms - slice_ms))
 
 
 def _one_by_one(group: SpanGroup) -> bool:

@@ -97,9 +97,10 @@ class OverFetching(TimeRule):
 
     def _describe(self, calls: Calls, made_ms: float, whole: float, executions: Sequence[Execution]) -> Finding:
         first, rows = calls.first, calls.rows or 0
-        cost = calls.total_ms + made_ms
+        cost = calls.total_ms + measure.with_waits(executions, made_ms)
         # The database still reads the rows, and some of the CPU is not for them.
-        saving = (0.4 * made_ms, 0.8 * made_ms + 0.2 * calls.total_ms, made_ms + 0.9 * calls.total_ms)
+        made = measure.with_waits(executions, made_ms)
+        saving = (0.4 * made_ms, 0.8 * made + 0.2 * calls.total_ms, made + 0.9 * calls.total_ms)
         tables = ", ".join(fingerprint.sql(first.fingerprint).tables) or "a table"
         evidence = [
             measure.calls_evidence(

@@ -39,6 +39,7 @@ class CallInTransaction(Rule):
     name = "call-in-transaction"
     step = "external"
     kind = "isolate"
+    related_to = ("JD305",)  # a sleep that goes is in no transaction
     needs = ("sql",)
 
     held_ms = Limit(

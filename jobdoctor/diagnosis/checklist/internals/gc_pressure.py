@@ -40,7 +40,7 @@ class GcPressure(TimeRule):
     name = "gc-pressure"
     step = "internals"
     kind = "optimize"
-    related_to = ("JD301",)
+    related_to = ("JD301", "JD302", "JD408")
 
     gc_share = Limit(
         0.1, "share", "share of the function's time spent in collections", "Clinic.js Doctor: 100 ms of each second"
@@ -78,7 +78,7 @@ class GcPressure(TimeRule):
     def _describe(self, executions: Sequence[Execution], spent: float, own: float) -> Finding:
         own_share = measure.share(measure.mean(map(_collecting_ms, executions)), measure.ledger_ms(executions, "gc"))
         pauses = measure.mean(each.gc_count for each in executions)
-        pause = measure.mean(each.gc_ns for each in executions) / measure.NS_PER_MS / pauses if pauses else 0.0
+        pause = measure.ledger_ms(executions, "gc") / pauses if pauses else 0.0
         count = pauses * own_share
         full = pause >= self.limits.full_ms and count >= self.limits.full_calls
         most = max(executions, key=_collecting_ms)

@@ -43,6 +43,7 @@ class LargePayload(Rule):
     name = "large-payload"
     step = "payload"
     kind = "payload"
+    related_to = ("JD104",)  # and the other way round: many objects are large and slow to unpickle, one illness
 
     warning_bytes = Limit(
         100_000,

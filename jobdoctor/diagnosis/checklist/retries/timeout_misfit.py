@@ -42,11 +42,14 @@ class TimeoutMisfit(Rule):
     name = "timeout-misfit"
     step = "retries"
     kind = "timeout"
-    related_to = ("JD606", "JD601", "JD201", "JD202", "JD305", "JD501", "JD502", "JD705")
+    related_to = ("JD606", "JD601", "JD201", "JD202", "JD305", "JD501", "JD502", "JD705", "JD407")
 
     min_cut = Limit(2, "executions", "executions cut off below which the rule is silent", "own: once may be an outage")
     cut_share = Limit(
         0.02, "share", "share of the executions that were cut off", "Sidekiq and Datadog alerts: 2% of jobs failing"
+    )
+    spent_share = Limit(
+        0.2, "share", "share of the timeout from which calls of those that were cut off are named", "own: a fifth"
     )
     loose_s = Limit(
         600, "s", "timeout from which a stuck job matters", "RQ's default is 180 s, Celery's common soft limit 300 s"
@@ -86,6 +89,12 @@ class TimeoutMisfit(Rule):
             else "; none finished"
         )
         hangs = bool(finished) and not near
+        # What is only too long is met by its timeout at any of its lines: what took the time says more.
+        spent = [
+            calls
+            for calls in measure.merge_calls(cut)
+            if near and calls.total_ms >= self.limits.spent_share * 1_000 * timeout_s
+        ]
         return self.finding(
             severity="critical" if share >= 0.5 else "warning",
             confidence=0.9,
@@ -121,6 +130,10 @@ class TimeoutMisfit(Rule):
                         "callsites": dict(doing.most_common(5)),
                         "callsite": where,
                     },
+                ),
+                *(
+                    [measure.calls_evidence("What those that were cut off did for most of their time", spent)]
+                    * bool(spent)
                 ),
                 measure.execution_evidence(cut[0], "One that was cut off"),
             ],
