@@ -1,0 +1,166 @@
+"""The fixture: what a run is given, what its profile says."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+Session = Callable[..., pytest.RunResult]
+
+
+def test_a_run_goes_through_the_serializer_and_back(session: Session) -> None:
+    session(
+        """
+def test_it(jobdoctor):
+    profile = jobdoctor.run(shop.at_once, [3, 1, 2])
+    assert profile.result == [1, 2, 3]
+    assert profile.job == "shop.at_once"
+    assert (profile.queries, profile.calls) == (1, {"sql": 1})
+    assert profile.payload_bytes == len(profile.data)
+    assert profile.result_bytes == len(profile.result_data)
+    assert profile.rss_bytes is not None and profile.rss_bytes >= 0
+    assert 0 < profile.busy_ms <= profile.wall_ms
+    assert profile.groups[-1].callsite.startswith("shop.py:")
+    assert profile.findings == []
+    assert profile.execution.timeout_s == 180
+
+def test_unpicklable(jobdoctor):
+    with pytest.raises(Exception, match="pickle|local"):
+        jobdoctor.run(shop.add, lambda: 1, 2)
+    with pytest.raises(TypeError, match="pickle"):
+        jobdoctor.run(shop.connect)
+
+def test_copies(jobdoctor):
+    rows = [{"id": 1}]
+    assert jobdoctor.run(shop.decorated, rows).result is not rows
+"""
+    ).assert_outcomes(passed=3)
+
+
+def test_a_decorated_job_has_its_own_serializer_and_timeout(session: Session) -> None:
+    session(
+        """
+def test_it(jobdoctor):
+    profile = jobdoctor.run(shop.decorated, [[1, "a"]])
+    assert profile.serializer == "json"
+    assert profile.data == b'["shop.decorated", null, [[[1, "a"]]], {}]'
+    assert profile.result_data == b'[[1, "a"]]'
+    assert profile.execution.timeout_s == 30
+    assert profile.execution.queue == "low"
+"""
+    ).assert_outcomes(passed=1)
+
+
+def test_what_the_job_raises_is_raised_and_its_profile_is_kept(session: Session) -> None:
+    result = session(
+        """
+def test_it(jobdoctor):
+    with pytest.raises(ValueError, match="no order 12"):
+        jobdoctor.run(shop.fail)
+    [profile] = jobdoctor.profiles
+    assert isinstance(profile.error, ValueError)
+    assert profile.execution.outcome == "failed"
+    assert profile.execution.exception.callsite.startswith("shop.py:")
+
+def test_raised(jobdoctor):
+    jobdoctor.run(shop.fail)
+"""
+    )
+    result.assert_outcomes(passed=1, failed=1)
+    result.stdout.fnmatch_lines(["*shop.py:*: ValueError"])
+
+
+def test_a_function_that_no_worker_could_import_is_refused(session: Session) -> None:
+    session(
+        """
+def test_it(jobdoctor):
+    def local():
+        pass
+    with pytest.raises(Exception, match="defined inside a function; define it in a module"):
+        jobdoctor.run(local)
+"""
+    ).assert_outcomes(passed=1)
+
+
+def test_a_block_is_recorded(session: Session) -> None:
+    session(
+        """
+def test_it(jobdoctor):
+    with jobdoctor.record("prices") as profile:
+        with pytest.raises(Exception, match="ask after the block has ended"):
+            profile.queries
+        shop.one_by_one([1, 2, 3])
+    assert (profile.job, profile.queries) == ("prices", 3)
+    assert profile.payload_bytes is None
+
+def test_within(jobdoctor):
+    with jobdoctor.record():
+        with pytest.raises(Exception, match="outside of jobdoctor.record"):
+            jobdoctor.run(shop.add, 1, 2)
+"""
+    ).assert_outcomes(passed=2)
+
+
+def test_an_enqueued_job_runs_in_a_worker(session: Session, valkey_url: str) -> None:
+    session(
+        f"URL = '{valkey_url}/3'"
+        """
+import signal
+
+def test_it(jobdoctor):
+    before = signal.getsignal(signal.SIGTERM)
+    profile = jobdoctor.enqueue(shop.at_once, [1, 2])
+    assert profile.result == [1, 2]
+    assert profile.queries == 1
+    assert profile.execution.worker_kind == "fork"
+    assert profile.payload_bytes == profile.execution.payload.raw_bytes > 0
+    assert profile.rss_bytes is not None
+    assert signal.getsignal(signal.SIGTERM) is before
+
+def test_failed(jobdoctor):
+    with pytest.raises(AssertionError, match="shop.fail ended as failed(?s:.*)no order 12") as raised:
+        jobdoctor.enqueue(shop.fail)
+    assert raised.value.profile is jobdoctor.profiles[0]
+
+def test_nothing_is_left(jobdoctor):
+    from redis import Redis
+    left = {key for key in Redis.from_url(URL).keys() if b"jobdoctor-" in key or key.startswith(b"rq:job:")}
+    assert not left
+""",
+        "--jobdoctor-redis",
+        f"{valkey_url}/3",
+    ).assert_outcomes(passed=3)
+
+
+def test_the_timer_of_a_test_runner_survives_a_worker(session: Session, valkey_url: str) -> None:
+    session(
+        """
+import signal
+
+def test_it(jobdoctor):
+    fired = []
+    signal.signal(signal.SIGALRM, lambda *_: fired.append(1))
+    signal.setitimer(signal.ITIMER_REAL, 3600)
+    try:
+        jobdoctor.enqueue(shop.add, 1, 2)
+        left, _ = signal.setitimer(signal.ITIMER_REAL, 0)
+        assert 3000 < left < 3600
+        signal.raise_signal(signal.SIGALRM)
+        assert fired
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+""",
+        "--jobdoctor-redis",
+        f"{valkey_url}/3",
+        "-o",
+        "jobdoctor_worker=simple",
+    ).assert_outcomes(passed=1)
+
+
+def test_no_server_at_the_url(session: Session) -> None:
+    result = session(
+        "def test_it(jobdoctor): jobdoctor.enqueue(shop.add, 1, 2)", "--jobdoctor-redis", "redis://127.0.0.1:1/0"
+    )
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["*no Redis or Valkey server answers: *correct --jobdoctor-redis*"])
