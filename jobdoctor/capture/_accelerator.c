@@ -12,10 +12,12 @@
 #include <Python.h>
 #include <structmember.h>
 
+#include <fcntl.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <string.h>
 #include <time.h>
+#include <unistd.h>
 
 /* The interpreter's own frames, read where they are: asking for frame objects makes them. Elsewhere they are asked for,
    and also where they are not what they are taken for (see `frames_agree`). */
@@ -45,12 +47,12 @@
     X(C_ERRORS) X(C_FIRST) X(C_IDEMPOTENCY) X(C_IN_TRANSACTION) X(C_ITEMS) X(C_LAST) X(C_MAX) X(C_MAX_ROWS) X(C_MIN)   \
     X(C_NEW_CONNECTIONS) X(C_NO_TIMEOUT) X(C_RECEIVED) X(C_ROWS) X(C_ROWS_KNOWN) X(C_SENT) X(C_TOTAL)                  \
     X(CELL_WORDS) X(CELLS) X(CELLS_AT) X(CPU_EVERY) X(DISTINCT_PER_CELL) X(DISTINCT_TOTAL)                             \
-    X(FLIGHT_WORDS) X(FLIGHTS) X(FLIGHTS_AT) X(H_CHANNELS) X(H_SPANS) X(SIZE) X(SPAN_ERROR) X(SPAN_IN_TRANSACTION)     \
-    X(SPAN_WORDS) X(SPANS) X(SPANS_AT) X(TALLY_ERROR) X(TALLY_STATUS) X(WORD)
+    X(FLIGHT_WORDS) X(FLIGHTS) X(FLIGHTS_AT) X(H_CHANNELS) X(H_PHASES) X(H_PID) X(H_SPANS) X(H_TRUNCATED)             \
+    X(PHASE_MARKS) X(PHASE_WORDS) X(PHASES_AT) X(SIZE) X(SPAN_ERROR) X(SPAN_IN_TRANSACTION) X(SPAN_WORDS) X(SPANS) X(SPANS_AT) X(TALLY_ERROR) X(TALLY_STATUS) X(WORD)
 #define FLAGS(X)                                                                                                       \
     X(BATCHED) X(CONCURRENT) X(COUNTED) X(CPU) X(IDEMPOTENCY_KEY) X(IN_TRANSACTION) X(NEW_CONNECTION) X(NO_TIMEOUT)    \
     X(PASSTHROUGH)
-#define LIMITS(X) X(PLACES) X(TRAIL_DEPTH)
+#define LIMITS(X) X(OVER_BUDGET) X(PLACES) X(TRAIL_DEPTH)
 
 #define DECLARE(name) static int64_t name;
 LAYOUT(DECLARE)
@@ -58,6 +60,8 @@ FLAGS(DECLARE)
 LIMITS(DECLARE)
 static int64_t channels; /* how many there are */
 static uint64_t distinct_factor, distinct_cell_factor;
+static PyObject *phase_index; /* layout's dict of names */
+static int64_t silent_phases, timed_phases; /* a bit for each */
 
 #define MOST_CHANNELS 32
 #define MOST_FLIGHTS 256
@@ -69,6 +73,7 @@ static PyObject *beyond_greenlets;
 static PyObject *foreign;
 static PyObject *perf_counter_ns; /* the clocks that need not be called */
 static PyObject *thread_time_ns;
+static PyObject *process_time_ns;
 static PyObject *modules;         /* sys.modules */
 static PyObject *running_loop;    /* asyncio's, once it was imported */
 static PyObject *current_task;
@@ -92,7 +97,8 @@ typedef struct {
     PyObject_HEAD
     Py_buffer view; /* of the memory; words is NULL without one */
     int64_t *words;
-    PyObject *generation, *clock, *thread_clock, *shapes, *threads, *open;
+    PyObject *generation, *clock, *thread_clock, *cpu_clock, *shapes, *threads, *open, *schedule;
+    long long phase;
     unsigned long ident; /* the thread that called last, and its number */
     int64_t thread;
     char silent;
@@ -201,9 +207,12 @@ static int
 read_clock(PyObject *clock, int64_t *ns)
 {
 #ifdef __linux__ /* where time.perf_counter_ns is CLOCK_MONOTONIC */
-    if (clock == perf_counter_ns || clock == thread_time_ns) {
+    if (clock == perf_counter_ns || clock == thread_time_ns || clock == process_time_ns) {
         struct timespec now;
-        if (clock_gettime(clock == perf_counter_ns ? CLOCK_MONOTONIC : CLOCK_THREAD_CPUTIME_ID, &now) == 0) {
+        clockid_t which = clock == perf_counter_ns  ? CLOCK_MONOTONIC
+                          : clock == thread_time_ns ? CLOCK_THREAD_CPUTIME_ID
+                                                    : CLOCK_PROCESS_CPUTIME_ID;
+        if (clock_gettime(which, &now) == 0) {
             *ns = (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
             return 0;
         }
@@ -763,6 +772,8 @@ core_traverse(Core *self, visitproc visit, void *arg)
     Py_VISIT(self->generation);
     Py_VISIT(self->clock);
     Py_VISIT(self->thread_clock);
+    Py_VISIT(self->cpu_clock);
+    Py_VISIT(self->schedule);
     Py_VISIT(self->shapes);
     Py_VISIT(self->threads);
     Py_VISIT(self->open);
@@ -776,6 +787,8 @@ core_clear(Core *self)
     Py_CLEAR(self->generation);
     Py_CLEAR(self->clock);
     Py_CLEAR(self->thread_clock);
+    Py_CLEAR(self->cpu_clock);
+    Py_CLEAR(self->schedule);
     Py_CLEAR(self->shapes);
     Py_CLEAR(self->threads);
     Py_CLEAR(self->open);
@@ -2510,6 +2523,114 @@ core_enter(Core *self, PyObject *const *args, Py_ssize_t given)
     Py_RETURN_NONE;
 }
 
+/* As `reference._scheduled`: CPU and run-queue delay of this thread so far, 0 where the kernel does not say. */
+static void
+scheduled(Core *self, int64_t *cpu, int64_t *delay)
+{
+    *cpu = *delay = 0;
+    if (self->schedule == NULL || self->schedule == Py_None) {
+        int opened = open("/proc/thread-self/schedstat", O_RDONLY | O_CLOEXEC);
+        PyObject *made = PyLong_FromLong(opened);
+        if (made == NULL) {
+            PyErr_Clear();
+            if (opened >= 0) {
+                close(opened);
+            }
+            return;
+        }
+        Py_XSETREF(self->schedule, made);
+    }
+    int64_t descriptor = number(self->schedule, -1);
+    char text[65], *end;
+    ssize_t size = descriptor < 0 ? 0 : pread((int)descriptor, text, sizeof text - 1, 0);
+    if (size <= 0) {
+        return;
+    }
+    text[size] = 0;
+    long long first = strtoll(text, &end, 10);
+    if (end == text || *end != ' ') {
+        return;
+    }
+    char *rest = end;
+    long long second = strtoll(rest, &end, 10);
+    if (end != rest && *end == ' ') {
+        *cpu = first;
+        *delay = second;
+    }
+}
+
+/* As `reference.mark`. */
+static PyObject *
+core_mark(Core *self, PyObject *name)
+{
+    int64_t now, cpu = 0, thread_cpu = 0, delay = 0;
+    PyObject *known = PyDict_GetItemWithError(phase_index, name);
+    int64_t phase = known == NULL ? -1 : number(known, -1);
+    if (phase < 0 || phase > 62 || self->words == NULL || read_clock(self->clock, &now) < 0) {
+        return swallow() < 0 ? NULL : Py_NewRef(Py_None);
+    }
+    int64_t *words = self->words, used = words[H_PHASES];
+    bool room = used >= 0 && used < PHASE_MARKS;
+    bool timed = !used || (timed_phases >> phase & 1) || (timed_phases >> (self->phase & 63) & 1);
+    if (room && timed) {
+        if (read_clock(self->cpu_clock, &cpu) < 0) {
+            return swallow() < 0 ? NULL : Py_NewRef(Py_None);
+        }
+        scheduled(self, &thread_cpu, &delay);
+    }
+    PyObject *token = PyContextVar_Set(inside, Py_None);
+    if (token == NULL) {
+        PyErr_Clear();
+    }
+    Py_XDECREF(token);
+    if (self->words != words) { /* released by what ran meanwhile */
+        Py_RETURN_NONE;
+    }
+    if (self->busy) {
+        attribute(self, now);
+    }
+    self->channels_at = H_CHANNELS + phase * channels;
+    self->phase = phase;
+    self->silent = silent_phases >> phase & 1;
+    if (room) {
+        int64_t *mark = words + PHASES_AT / WORD + used * PHASE_WORDS;
+        mark[0] = phase;
+        mark[1] = now;
+        if (timed) {
+            mark[2] = cpu;
+            mark[3] = delay;
+            mark[4] = thread_cpu;
+        }
+        words[H_PHASES] = used + 1;
+    } else {
+        words[H_TRUNCATED] |= OVER_BUDGET;
+    }
+    Py_RETURN_NONE;
+}
+
+/* As `reference.began`. */
+static PyObject *
+core_began(Core *self, PyObject *Py_UNUSED(none))
+{
+    PyObject *threads = PyDict_New(), *ident = PyLong_FromUnsignedLong(PyThread_get_thread_ident());
+    PyObject *zero = PyLong_FromLong(0);
+    bool made = threads != NULL && ident != NULL && zero != NULL && PyDict_SetItem(threads, ident, zero) == 0;
+    Py_XDECREF(ident);
+    Py_XDECREF(zero);
+    PyObject *token = made ? PyContextVar_Set(inside, Py_None) : NULL;
+    if (token == NULL) {
+        Py_XDECREF(threads);
+        return NULL;
+    }
+    Py_DECREF(token);
+    self->ident = 0;
+    Py_XSETREF(self->threads, threads);
+    if (self->words != NULL) {
+        self->words[H_PID] = getpid();
+    }
+    Py_RETURN_NONE;
+}
+
 static PyObject *
 core_get_threads(Core *self, void *Py_UNUSED(closure))
 {
@@ -2537,6 +2658,9 @@ static PyMemberDef core_members[] = {
     {"generation", T_OBJECT, offsetof(Core, generation), READONLY, NULL},
     {"clock", T_OBJECT, offsetof(Core, clock), 0, NULL},
     {"thread_clock", T_OBJECT, offsetof(Core, thread_clock), 0, NULL},
+    {"_cpu_clock", T_OBJECT, offsetof(Core, cpu_clock), 0, NULL},
+    {"_schedule", T_OBJECT, offsetof(Core, schedule), 0, NULL},
+    {"phase", T_LONGLONG, offsetof(Core, phase), 0, NULL},
     {"silent", T_BOOL, offsetof(Core, silent), 0, NULL},
     {"busy", T_LONGLONG, offsetof(Core, busy), READONLY, NULL},
     {"last", T_LONGLONG, offsetof(Core, last), READONLY, NULL},
@@ -2549,6 +2673,8 @@ static PyMemberDef core_members[] = {
 static PyMethodDef core_methods[] = {
     {"shape", (PyCFunction)(void (*)(void))core_shape, METH_FASTCALL | METH_KEYWORDS, "The interned shape of a call."},
     {"begin", (PyCFunction)(void (*)(void))core_begin, METH_FASTCALL | METH_KEYWORDS, "A call begins now."},
+    {"mark", (PyCFunction)core_mark, METH_O, "A phase begins, one of ``layout.PHASES``. Never raises."},
+    {"began", (PyCFunction)core_began, METH_NOARGS, "The execution begins, in this process and thread."},
     {"_attach", (PyCFunction)core_attach, METH_O, NULL},
     {"_detach", (PyCFunction)core_detach, METH_NOARGS, NULL},
     {"_enter", (PyCFunction)(void (*)(void))core_enter, METH_FASTCALL, NULL},
@@ -2601,6 +2727,22 @@ take_object(const char *module, const char *name, PyObject **place)
     return *place == NULL ? -1 : 0;
 }
 
+/* A bit for each number of a set. */
+static int
+take_set(const char *module, const char *name, int64_t *place)
+{
+    PyObject *found = attribute_of(module, name);
+    PyObject *each, *numbers = found == NULL ? NULL : PyObject_GetIter(found);
+    *place = 0;
+    while (numbers != NULL && (each = PyIter_Next(numbers)) != NULL) {
+        *place |= (int64_t)1 << (number(each, 63) & 63);
+        Py_DECREF(each);
+    }
+    Py_XDECREF(numbers);
+    Py_XDECREF(found);
+    return PyErr_Occurred() ? -1 : 0;
+}
+
 static int
 take_all(void)
 {
@@ -2635,6 +2777,10 @@ take_all(void)
         take_object("jobdoctor.capture.callsites", "beyond_greenlets", &beyond_greenlets) < 0 ||
         take_object("jobdoctor.capture.foreign", "foreign", &foreign) < 0 ||
         take_object("sys", "modules", &modules) < 0 ||
+        take_object("jobdoctor.capture.layout", "PHASE_INDEX", &phase_index) < 0 ||
+        take_set("jobdoctor.capture.layout", "SILENT_PHASES", &silent_phases) < 0 ||
+        take_set("jobdoctor.capture.reference", "TIMED_PHASES", &timed_phases) < 0 ||
+        take_object("time", "process_time_ns", &process_time_ns) < 0 ||
         take_object("time", "perf_counter_ns", &perf_counter_ns) < 0 ||
         take_object("time", "thread_time_ns", &thread_time_ns) < 0) {
         Py_XDECREF(names);
@@ -2642,7 +2788,7 @@ take_all(void)
     }
     channels = PyObject_Size(names);
     Py_DECREF(names);
-    if (!PyDict_Check(files) || !PyDict_Check(modules) || channels < 1 || channels > MOST_CHANNELS ||
+    if (!PyDict_Check(files) || !PyDict_Check(modules) || !PyDict_Check(phase_index) || channels < 1 || channels > MOST_CHANNELS ||
         FLIGHTS > MOST_FLIGHTS || WORD != sizeof(int64_t)) {
         PyErr_SetString(PyExc_ImportError, "the accelerator does not know this layout");
         return -1;

@@ -138,14 +138,14 @@ _NOTE_BYTES_EACH = 8 * 1024
 _NOTES_OF_A_KIND = 512
 _RARE_NOTES = frozenset({"exception", "result", "missing", "probe", "session"})
 _POSITIVE = 0x7FFF_FFFF_FFFF_FFFF
-_OVER_BUDGET = 1  # of the truncated word
+OVER_BUDGET = 1  # of the truncated word
 
 _FLIGHT_WORD = FLIGHTS_AT // WORD
 _FLIGHT_START = FLIGHTS_AT + WORD
 _FLIGHT_BYTES = FLIGHT_WORDS * WORD
 _SPAN_BYTES = SPAN_WORDS * WORD
 _TALLY_WORD = TALLIES_AT // WORD
-_TIMED_PHASES = frozenset({PHASE_INDEX["import"], PHASE_INDEX["body"]})
+TIMED_PHASES = frozenset({PHASE_INDEX["import"], PHASE_INDEX["body"]})
 _PHASE_WORD = PHASES_AT // WORD
 
 _pack_flight = struct.Struct("@3q").pack_into
@@ -260,6 +260,9 @@ class PythonRecorder:
         self.phase = 0
         self.home: Any = None  # the function that runs: the callsite of calls that no application frame makes
         self.silent = False  # a phase of RQ's own: its calls are not recorded
+        self._stamp()
+
+    def _stamp(self) -> None:
         words = self.words
         words[H_STRINGS] = 1  # so that a reference of 0 means none
         words[H_EPOCH] = time.time_ns()
@@ -281,6 +284,14 @@ class PythonRecorder:
         self.channels_at = H_CHANNELS
         self._places = 0
         self._distinct = Distinct()
+
+    def renew(self) -> None:
+        """In the process that runs a job, with a recorder that its parent made long before, and never used: the memory
+        may have been cleared since, or not have been."""
+        if self.words[H_MAGIC]:
+            self.reset()
+        else:
+            self._stamp()
 
     def release(self) -> None:
         """Let go of the buffer, so that it can be closed. The recorder is of no use afterwards."""
@@ -333,7 +344,7 @@ class PythonRecorder:
                 return known
         used = self.words[H_STRINGS]
         if used + len(data) > STRING_BYTES - reserve:
-            self.words[H_TRUNCATED] |= _OVER_BUDGET
+            self.words[H_TRUNCATED] |= OVER_BUDGET
             return 0
         start = STRINGS_AT + used
         self.buffer[start : start + len(data)] = data
@@ -363,7 +374,7 @@ class PythonRecorder:
             shape = self._shapes.get(identity)
             if shape is None:
                 if len(self._shapes) >= SHAPES and identity[2] != OTHER:
-                    self.words[H_TRUNCATED] |= _OVER_BUDGET
+                    self.words[H_TRUNCATED] |= OVER_BUDGET
                     return self._intern((identity[0], OTHER, OTHER, "", "", "unknown", ""))
                 shape = self.shape_type(identity, CHANNEL_INDEX[identity[0]], self.generation)
                 self._shapes[identity] = shape
@@ -409,7 +420,7 @@ class PythonRecorder:
         """The cell of a channel's calls that there is no room to tell apart."""
         with self.lock:
             words = self.words
-            words[H_TRUNCATED] |= _OVER_BUDGET
+            words[H_TRUNCATED] |= OVER_BUDGET
             other = self._others.get(channel)
             if other is None:
                 other = self.cell_type(self, CELLS - RESERVED_CELLS + channel, channel)
@@ -428,7 +439,7 @@ class PythonRecorder:
             if at is None:
                 used = words[H_TALLIES]
                 if used >= TALLIES or not reference:
-                    words[H_TRUNCATED] |= _OVER_BUDGET
+                    words[H_TRUNCATED] |= OVER_BUDGET
                     return 0
                 at = _TALLY_WORD + used * TALLY_WORDS
                 words[at] = entry[0]
@@ -709,7 +720,7 @@ class PythonRecorder:
                 words = self.words
                 self._enter(index, now)
                 used = words[H_PHASES]
-                timed = not used or index in _TIMED_PHASES or self.phase in _TIMED_PHASES
+                timed = not used or index in TIMED_PHASES or self.phase in TIMED_PHASES
                 self.phase = index
                 self.silent = index in SILENT_PHASES
                 if used < PHASE_MARKS:
@@ -721,7 +732,7 @@ class PythonRecorder:
                         words[at + 4], words[at + 3] = self._scheduled()
                     words[H_PHASES] = used + 1
                 else:
-                    words[H_TRUNCATED] |= _OVER_BUDGET
+                    words[H_TRUNCATED] |= OVER_BUDGET
             inside.set(None)
         except Exception as error:
             if foreign(error):
@@ -754,7 +765,7 @@ class PythonRecorder:
                 room = NOTE_BYTES if rare else NOTE_BYTES - _RESERVED_NOTE_BYTES
                 if len(data) > _NOTE_BYTES_EACH or used + 4 + len(data) > room or seen >= _NOTES_OF_A_KIND:
                     words[H_NOTES_DROPPED] += 1
-                    words[H_TRUNCATED] |= _OVER_BUDGET
+                    words[H_TRUNCATED] |= OVER_BUDGET
                     return
                 self._notes_of[kind] = seen + 1
                 start = NOTES_AT + used

@@ -66,23 +66,33 @@ def _without_own_frames(error: BaseException) -> None:
 class Horse:
     """One execution, as the process sees it that runs the job."""
 
-    def __init__(self, rec: recorder.Recorder, execution_id: str, guard: Guard, profile_path: str = "") -> None:
+    def __init__(
+        self, rec: recorder.Recorder, execution_id: str = "", guard: Guard | None = None, profile_path: str = ""
+    ) -> None:
         self.recorder = rec
         self._meter = FileMeter(rec)
         self.profile_path = profile_path  # where the profile goes; empty: none is made
         self.execution_id = execution_id
-        self.guard = guard
+        self.guard = guard if guard is not None else Guard()
         self.phase = "setup"
-        self._marked = False
         self.timed_out = False
         self.result_noted = False
         self.max_retries: int | None = None
-        self._known_problems = len(guard.problems)
+        self._known_problems = len(self.guard.problems)
         self._resolving = False
         self._import_attribute: Callable[..., Any] | None = None
         self._profile: stack_profile.StackProfile | None = None
 
     # -- life
+
+    def adopt(self, execution_id: str, guard: Guard, profile_path: str) -> Horse:
+        """In the worker, right before the fork: a horse that was made for any execution is for this one."""
+        self.recorder.renew()
+        self.execution_id = execution_id
+        self.guard = guard
+        self.profile_path = profile_path
+        self._known_problems = len(guard.problems)
+        return self
 
     def begin(self) -> bool:
         """Recording begins; false when this process records another execution already."""

@@ -8,7 +8,7 @@ from typing import Any
 from rq.job import Job
 from rq.serializers import DefaultSerializer, JSONSerializer
 
-from jobdoctor.rq.messages import UNDESERIALIZABLE
+from jobdoctor.rq.messages import UNDESERIALIZABLE as UNDESERIALIZABLE
 
 #: How a pickle of RQ's (name, None, args, kwargs) begins: protocol, frame, mark, the name as short text.
 _PICKLED = re.compile(rb"\x80[\x04\x05](?:\x95.{8})?\(\x8c(.)", re.DOTALL)

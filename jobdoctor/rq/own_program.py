@@ -1,9 +1,9 @@
 """How a witness becomes a program of its own.
 
-It begins as a fork of its worker, so that it is there at once. But so it holds the worker's memory: each page that the
-worker writes to from then on is copied, and a fork of a horse takes longer for pages that are shared. When it has
-nothing to do for a moment, the process executes a small program, which goes on where it stopped: on the same line, with
-the same memories. A worker that is done before, or whose connection cannot be told to another program, keeps the fork.
+It begins as a fork of its worker, so that it is there at once. But so it holds the worker's memory: of each page that
+the worker writes to from then on there are two. When it has nothing to do for a moment, the process executes a small
+program, which goes on where it stopped: on the same line, with the same memories. A worker that is small, or done
+before, or whose connection cannot be told to another program, keeps the fork.
 """
 
 from __future__ import annotations
@@ -21,10 +21,14 @@ from msgspec import Struct, msgpack
 from jobdoctor.capture.crash_log import CrashLog
 from jobdoctor.capture.memory import Memory, map_shared, open_memory
 from jobdoctor.capture.outside_stack import own_thread
+from jobdoctor.capture.sampler import inherited_bytes
 from jobdoctor.model import ProbeStatus
 from jobdoctor.rq.witness_link import Setting
 from jobdoctor.rq.witness_server import Server
 
+#: Memory of a worker (anonymous, resident) from which on a fork of it comes to hold more than the program takes, which
+#: is some 25 MB, most of it redis-py.
+WORTHWHILE_BYTES = 48 * 1024 * 1024
 _PROGRAM = os.path.join(os.path.dirname(os.path.abspath(__file__)), "witness_program.py")
 #: What the program imports from elsewhere than the standard library.
 _PACKAGES = ("jobdoctor", "msgspec", "redis")
@@ -49,10 +53,11 @@ class Carried(Struct):
 
 
 def possible(setting: Setting) -> bool:
-    """Whether there is an interpreter to be executed, and what it would need can be told to it."""
+    """Whether it pays, there is an interpreter to be executed, and what it needs can be told to it."""
     paths = [memory.path for memory in setting.memories]
     return bool(
-        (setting.descriptor >= 0 or (paths and all(paths)))
+        inherited_bytes(setting.worker_pid) >= WORTHWHILE_BYTES
+        and (setting.descriptor >= 0 or (paths and all(paths)))
         and sys.executable
         and not getattr(sys, "frozen", False)
         and "PYTHONHOME" not in os.environ

@@ -15,11 +15,12 @@ _PR_SET_PTRACER = 0x59616D61  # linux/prctl.h
 _library: Any = None
 
 
-def prepare() -> None:
-    """In the worker: loads what ``allow`` needs, where it is needed, so that horses inherit it."""
+def prepare() -> bool:
+    """In the worker: loads what ``allow`` needs, so that horses inherit it. False where it is not needed."""
     global _library
     if _library is None and os.geteuid() and _scope() == "1":
         _library = importlib.import_module("ctypes").CDLL(None)
+    return _library is not None
 
 
 def allow(witness: int) -> None:

@@ -11,9 +11,11 @@ from rq.version import VERSION
 
 from jobdoctor.capture import recorder
 from jobdoctor.capture.crash_log import CrashLog, crash_path
+from jobdoctor.capture.layout import HEADER_BYTES
 from jobdoctor.capture.memory import Memory, memory_path, open_memory, open_shared, remove_stale
 from jobdoctor.rq import ptracer
 from jobdoctor.rq.guard import log
+from jobdoctor.rq.horse import Horse
 from jobdoctor.rq.probing import probe_statuses
 from jobdoctor.rq.witness_link import Setting, WitnessLink
 
@@ -37,13 +39,17 @@ class WorkerState:
         if spawns:
             remove_stale()
         recorder.calibrate()
-        ptracer.prepare()
+        # Made here, where it costs no job anything: what a forked horse does with its own stays in the horse.
+        self.horses = [] if spawns else [Horse(recorder.Recorder(memory.buffer)) for memory in self.memories]
+        for memory in self.memories:
+            memory.buffer[:HEADER_BYTES] = bytes(HEADER_BYTES)  # nothing is recorded there yet
+        self.names_witness = ptracer.prepare()
         queues = [queue.name for queue in worker.queues]
         self.link = WitnessLink(
             worker.connection, worker.name, queues, self.memories, _witness, self.crash_logs, descriptor
         )
         # For workers that are given up without having been told to end; at the latest when the interpreter exits.
-        self._at_end = weakref.finalize(worker, _end, self.link)
+        self._at_end = weakref.finalize(worker, _end, self.link, self.horses)
         self.link.start()
 
     def close(self) -> None:
@@ -72,10 +78,12 @@ def _witness(line: socket.socket, setting: Setting) -> None:
     witness.main(line, setting._replace(rq_version=VERSION, probes=probe_statuses()))
 
 
-def _end(link: WitnessLink) -> None:
+def _end(link: WitnessLink, horses: list[Horse]) -> None:
     if os.getpid() != link.owner:
         return
     link.close()
+    for horse in horses:
+        horse.recorder.release()
     for memory in link.memories:
         memory.close()
     for crash_log in link.crash_logs:

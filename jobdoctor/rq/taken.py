@@ -13,6 +13,7 @@ from jobdoctor.model import Outcome, WorkerKind
 from jobdoctor.rq import stamps
 from jobdoctor.rq.facts import SCHEDULED_GAP_NS, attempt, epoch_ns
 from jobdoctor.rq.guard import Guard
+from jobdoctor.rq.horse import Horse
 from jobdoctor.rq.messages import Begun, Ended
 from jobdoctor.rq.names import job_name, serializer_name
 from jobdoctor.rq.recording_state import WorkerState
@@ -48,6 +49,7 @@ class TakenJob:
         self.outcome: Outcome | None = None
         self.own_cpu_ns: int | None = None
         self.profile_path = ""
+        self.horse: Horse | None = None  # what the fork is to be
         self.number = state.link.next_number()
         self.memory_index = state.link.take_memory() if self.number else -1
         if self.number and state.link.wants_profile(self.name):
@@ -61,6 +63,11 @@ class TakenJob:
     def memory(self) -> Memory | None:
         """Where the job's process records; None when nothing was free."""
         return self.state.memories[self.memory_index] if self.memory_index >= 0 else None
+
+    def saddle(self) -> None:
+        """The fork comes next: what it needs is made ready here, where its memory is not yet a copy."""
+        if self.memory_index >= 0:
+            self.horse = self.state.horses[self.memory_index].adopt(self.id, self.guard, self.profile_path)
 
     def identify(self, rq_execution_id: str) -> None:
         """The execution's id, unique for ever."""

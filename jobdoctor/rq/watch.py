@@ -36,6 +36,8 @@ from jobdoctor.rq.guard import Guard
 from jobdoctor.rq.messages import UNDESERIALIZABLE, Begun, Ended
 from jobdoctor.rq.slo_record import PromiseRecord
 
+#: A horse is looked at from so long after its fork on, when it is still there.
+FIRST_LOOK_NS = 10_000_000
 #: Seconds of CPU spent on the payload between two samples.
 _SLICE_S = 0.002
 #: Data smaller than this is stored as it is: RQ's compression saves nothing worth asking the server for.
@@ -99,12 +101,10 @@ class ExecutionWatch:
         self.baseline_rss_bytes = 0
         self._wire_bytes: int | None = None
         self._last_tick_ns = 0
+        #: A job that is over within this is not looked at. Processes that are not forked change at once.
+        self._first_tick_ns = begun.forked_done_ns + FIRST_LOOK_NS if begun.kind == "fork" else 0
+        self._looked = False
         self.measurement: Measurement | None = None
-        with self.guard("samples"):
-            self.sampler = Sampler(begun.pid)
-            self.baseline_rss_bytes = (
-                inherited_bytes(around.worker_pid) if begun.kind == "fork" else self.sampler.baseline_rss_bytes
-            )
         with self.guard("memory"):
             around.memory.renew()
         with self.guard("locks"):
@@ -112,11 +112,20 @@ class ExecutionWatch:
         if len(data) == begun.data_bytes:
             self.measurement = Measurement(data, serializer=begun.serializer)
         self.job = begun.job
+        self._may_ask = ask
         if not ask:
             self.missing.append("Depth of the queue: the server gave no answer")
         if self.job == UNDESERIALIZABLE:
             self.missing.append("Name of the job: its data cannot be read by its serializer")
-        if ask:
+
+    def _begin(self) -> None:
+        """What is done before the first look, or, where there was none, at the end."""
+        self._looked = True
+        begun = self.begun
+        with self.guard("samples"):
+            if begun.kind == "fork":
+                self.baseline_rss_bytes = inherited_bytes(self.around.worker_pid)
+        if self._may_ask:
             with self.guard("queue depth"):
                 self._ask()
 
@@ -137,6 +146,8 @@ class ExecutionWatch:
 
     def due_s(self) -> float:
         """Seconds until the next look at the horse."""
+        if not self._looked:
+            return max(0.0, (self._first_tick_ns - time.perf_counter_ns()) / 1e9)
         if self.sampler is None:
             return 1.0
         since = (time.perf_counter_ns() - self._last_tick_ns) / 1e9
@@ -145,6 +156,11 @@ class ExecutionWatch:
     def tick(self) -> None:
         """Looks at the horse, and works a little on the payload."""
         self._last_tick_ns = time.perf_counter_ns()
+        if not self._looked:
+            with self.guard("samples"):
+                self.sampler = Sampler(self.begun.pid)
+                self.baseline_rss_bytes = self.sampler.baseline_rss_bytes
+            self._begin()
         with self.guard("watching"):
             sample = self.sampler.sample() if self.sampler is not None else None
             if sample is not None:
@@ -165,6 +181,8 @@ class ExecutionWatch:
             lost_worker = True
         else:
             lost_worker = False
+        if not self._looked:
+            self._begin()
         with self.guard("payload"):
             if self.measurement is not None and not self.measurement.done:
                 self.measurement.step(BUDGET_S)

@@ -247,7 +247,8 @@ class Witness:
             if left_ns <= message.perf_ns < back_ns:
                 watch.missing.append("Samples from its beginning: the witness was starting its own program")
             self.watches[message.number] = watch
-            watch.tick()
+            if watch.due_s() <= 0:
+                watch.tick()
         elif isinstance(message, Ended):
             ended = self.watches.pop(message.number, None)
             if ended is not None:

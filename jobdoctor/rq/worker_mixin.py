@@ -177,6 +177,7 @@ class WorkerMixin(_Base):
                 taken.kind = "fork"
                 if taken.memory is not None:
                     _direct_faults(taken, taken.guard)  # here: the horse inherits it, and pays nothing
+                taken.saddle()
             elif taken.memory is not None and taken.memory.path is not None:
                 os.environ[SPAWN_VARIABLE] = spawn_value(
                     taken.memory.path, taken.profile_path, taken.state.link.pid, taken.id
@@ -236,11 +237,10 @@ class WorkerMixin(_Base):
     def _start_horse(self, guard: Guard) -> Horse | None:
         taken = self._taken
         if taken is not None:  # forked
-            if taken.memory is None:
-                return None
-            horse: Horse | None = Horse(Recorder(taken.memory.buffer), taken.id, guard, taken.profile_path)
-            with guard("witness"):
-                ptracer.allow(taken.state.link.pid)
+            horse = taken.horse
+            if horse is not None and taken.state.names_witness:
+                with guard("witness"):
+                    ptracer.allow(taken.state.link.pid)
         elif disabled():
             return None
         else:

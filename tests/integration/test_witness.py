@@ -72,7 +72,10 @@ def goes_on(pid: int) -> bool:
     return own_program(pid) and "anon_inode:[pidfd]" in targets
 
 
-SOON = "__import__('jobdoctor.rq.witness').rq.witness.__dict__.update(FORKED_S=0.5)"
+SOON = (
+    "__import__('jobdoctor.rq.witness').rq.witness.__dict__.update(FORKED_S=0.5)"
+    " or jobdoctor.rq.own_program.__dict__.update(WORTHWHILE_BYTES=0)"
+)
 
 
 @contextmanager
