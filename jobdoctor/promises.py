@@ -168,3 +168,10 @@ def in_order(names: Any) -> list[str]:
         if found is not None:
             known[name] = found
     return sorted(known, key=lambda name: known[name])
+
+
+def place_among(names: Any, name: str) -> int:
+    """Where a promise queue belongs in a worker's order: behind all that are faster."""
+    promised = seconds_of_queue(name) or 0.0
+    faster = [place for place, other in enumerate(names) if (seconds_of_queue(other) or LONGEST_S) < promised]
+    return faster[-1] + 1 if faster else 0

@@ -11,7 +11,7 @@ from rq import worker_registration
 from rq.queue import Queue
 
 from jobdoctor.errors import ConfigError
-from jobdoctor.promises import SLOWEST_QUEUE, in_order, seconds, seconds_of_queue
+from jobdoctor.promises import SLOWEST_QUEUE, in_order, place_among, seconds, seconds_of_queue
 from jobdoctor.rq.guard import Guard
 from jobdoctor.rq.slo_state import VARIABLE
 
@@ -96,15 +96,8 @@ class Listening:
                 serializer=worker.serializer,
                 death_penalty_class=worker.death_penalty_class,
             )
-            promised = seconds_of_queue(name) or 0.0
-            for queues in (worker.queues, worker._ordered_queues):
-                # Behind what is faster. Where the order is another one (round robin), any place will do.
-                faster = [
-                    place
-                    for place, other in enumerate(queues)
-                    if (seconds_of_queue(other.name) or float("inf")) < promised
-                ]
-                queues.insert(faster[-1] + 1 if faster else 0, queue)
+            for queues in (worker.queues, worker._ordered_queues):  # where the order is another one, any place will do
+                queues.insert(place_among([other.name for other in queues], name), queue)
             worker.log.info("jobdoctor: listening to %s, too", name)
         worker_registration.register(worker)
         worker.connection.hset(worker.key, "queues", ",".join(worker.queue_names()))

@@ -8,7 +8,7 @@ from jobdoctor.capture.assemble import ExecutionFacts
 from jobdoctor.capture.recording import Recording
 from jobdoctor.config import Settings
 from jobdoctor.model import Execution
-from jobdoctor.promises import SLOWEST_QUEUE
+from jobdoctor.promises import SLOWEST_QUEUE, place_among
 from jobdoctor.rq import slo_state
 from jobdoctor.rq.messages import Begun
 
@@ -21,6 +21,7 @@ class PromiseRecord:
         self._slos_ms = dict(settings.slo_ms)
         self._exempt = frozenset(settings.slo_exempt)
         self._minded = slo_state.minded(settings)
+        self._listened: list[str] = []  # queues that the worker came to listen to, see ``slo_listen``
 
     def moved_from(self, begun: Begun) -> tuple[str, int]:
         """The queue out of which the job was moved, and when (ns since the epoch); empty and 0 when it was not."""
@@ -37,7 +38,16 @@ class PromiseRecord:
         note: dict[str, Any] = notes[-1] if notes else {}
         facts.slo_ms = self._slos_ms.get(facts.job, note.get("ms"))
         facts.demoted_from, facts.demoted_at_ns = moved_from
+        self._tell_queues(facts)
         return facts.job in self._exempt or bool(note.get("exempt"))
+
+    def _tell_queues(self, facts: ExecutionFacts) -> None:
+        if facts.queue not in facts.worker_queues and facts.queue not in self._listened:
+            self._listened.append(facts.queue)
+        if self._listened:
+            facts.worker_queues = list(facts.worker_queues)
+            for name in self._listened:
+                facts.worker_queues.insert(place_among(facts.worker_queues, name), name)
 
     def count(self, execution: Execution, *, exempt: bool) -> None:
         """Counts its service time, for all workers. Jobs without a promise cost nothing."""

@@ -58,6 +58,16 @@ def test_without_a_recording_the_settings_still_count() -> None:
     assert (told.slo_ms, told.demoted_from, told.demoted_at_ns) == (5.0, "within_10_seconds", 7)
 
 
+def test_queues_that_the_worker_came_to_listen_to() -> None:
+    record, listens = PromiseRecord(None, Settings()), ["within_10_seconds", "mail", "within_24_hours"]
+    for queue in ("within_1_minute", "within_24_hours"):
+        told = facts()
+        told.queue, told.worker_queues = queue, listens
+        record.tell(told, None, ("", 0))
+        assert told.worker_queues == ["within_10_seconds", "within_1_minute", "mail", "within_24_hours"]
+    assert len(listens) == 3
+
+
 @pytest.mark.parametrize(
     ("queue", "mark", "moved"),
     [
