@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from msgspec.structs import replace
 
-from jobdoctor.diagnosis import measure, over_time, predictions, registry
+from jobdoctor.diagnosis import measure, over_time, predictions, registry, replays
 from jobdoctor.diagnosis.rule import NotChecked, Rule
 from jobdoctor.diagnosis.verdict import reach_verdict
 from jobdoctor.errors import ConfigError
@@ -43,7 +43,7 @@ def diagnose(
     checklist.sort(key=lambda check: (order.get(check.code, len(order)), check.code))
 
     related = {rule.code: rule.related_to for rule in asked}
-    findings = rank(group(findings, related))
+    findings = _priced(history, rank(group(findings, related)))
     looked_at = measure.typical(history)
     changes = over_time.changes(history)
     return Diagnosis(
@@ -55,6 +55,14 @@ def diagnose(
         changes=changes,
         kept=predictions.kept(history, lambda since: diagnose(since, overrides=overrides, rules=rules).findings),
     )
+
+
+def _priced(history: JobHistory, findings: list[Finding]) -> list[Finding]:
+    """With the wait that other jobs would be spared. What goes wrong with that stops nothing."""
+    try:
+        return replays.priced(history, findings)
+    except Exception:
+        return findings
 
 
 def run_rule(rule: Rule, history: JobHistory) -> tuple[Check, list[Finding]]:

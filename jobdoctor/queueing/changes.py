@@ -308,19 +308,24 @@ def split_of(traffic: Traffic, queue: str) -> tuple[list[str], list[str]]:
 
 def _split(traffic: Traffic, pools: Sequence[Pool], queue: str) -> list[Pool]:
     _queue(traffic, pools, queue)
-    short, _ = split_of(traffic, queue)
+    return apart(traffic, pools, queue, split_of(traffic, queue)[0], queue + FAST, queue + SLOW)
+
+
+def apart(
+    traffic: Traffic, pools: Sequence[Pool], queue: str, first: Iterable[str], fast: str, slow: str
+) -> list[Pool]:
+    """Puts the jobs ``first`` of a queue into one (``fast``) that its workers look at before the other (``slow``, which
+    may be the queue itself). Changes the traffic; gives the changed workers."""
     old = traffic.queues.index(queue)
-    fast, slow = traffic.queue_index(queue + FAST), traffic.queue_index(queue + SLOW)
-    quick = {traffic.jobs.index(name) for name in short}
+    quick = {traffic.jobs.index(name) for name in first}
+    to_fast, to_slow = traffic.queue_index(fast), traffic.queue_index(slow)
     traffic.queue = [
-        own if own != old else fast if job in quick else slow
+        own if own != old else to_fast if job in quick else to_slow
         for own, job in zip(traffic.queue, traffic.job, strict=True)
     ]
     return [
         pool._replace(
-            queues=tuple(
-                part for name in pool.queues for part in ([queue + FAST, queue + SLOW] if name == queue else [name])
-            )
+            queues=tuple(part for name in pool.queues for part in ([fast, slow] if name == queue else [name]))
         )
         for pool in pools
     ]

@@ -25,7 +25,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from jobdoctor.diagnosis import measure
+from jobdoctor.diagnosis import measure, replays
 from jobdoctor.diagnosis.rule import Limit
 from jobdoctor.diagnosis.waiting import WaitRule, mean_run_ms, mean_wait_ms, names, queues_of
 from jobdoctor.model import Evidence, Finding, JobHistory, TraceRow
@@ -35,8 +35,8 @@ from jobdoctor.queueing.occupancy import WaitShares, wait_shares
 _NS_PER_MS = 1_000_000
 
 
-#: Of the wait behind heavy jobs that are under way, what a worker of its own takes away. Own: nearly all of it, for the
-#: short jobs are seldom behind one another.
+#: Of the wait behind heavy jobs that are under way, what a worker of its own takes away, where no replay says it. Own:
+#: nearly all of it, for the short jobs are seldom behind one another.
 _OWN_WORKER = 0.9
 
 
@@ -115,8 +115,14 @@ class MixedDurations(WaitRule):
         cost = shares.overlap_ns(long) / shares.waits / _NS_PER_MS * len(rows) / len(history.trace)
         under_way = shares.residual_ns(long) / shares.waits / _NS_PER_MS * len(rows) / len(history.trace)
         low = max(0.0, cost - under_way)
+        severity = self.severity((low + cost) / 2, waited + mean_run_ms(rows))
+        mid = low + _OWN_WORKER * (cost - low)
+        whole = waited * len(rows) / len(history.trace)
+        replayed = replays.going_first(history, queue, short)
+        if replayed is not None:
+            low, mid = (whole * spared.share for spared in replayed)
         return self.finding(
-            severity=self.severity((low + cost) / 2, waited + mean_run_ms(rows)),
+            severity=severity,
             confidence=0.9,
             title=(
                 f"Runs {measure.words_ms(services[history.job].median_s * 1_000)} but waits {measure.words_ms(waited)} "
@@ -124,13 +130,13 @@ class MixedDurations(WaitRule):
             ),
             cost_ms=cost,
             # The advice is a worker for the short ones alone, beside going first.
-            saving=(low, low + _OWN_WORKER * (cost - low), max(cost, waited * len(rows) / len(history.trace))),
+            saving=(low, mid, max(cost, mid, whole)),
             text=(
                 f"Split {queue} by length: {names(sorted(short))} into a queue that workers take from first, "
                 f"{names(long)} into the other, with one worker for the short ones alone"
             ),
             snippet=_split(queue),
-            evidence=[_table(queue, services, short, long, shares, waited)],
+            evidence=[_table(queue, services, short, long, shares, waited, replayed)],
         )
 
     def _check_long(
@@ -180,6 +186,7 @@ def _table(
     long: Sequence[str],
     shares: WaitShares,
     waited: float,
+    replayed: replays.GoingFirst | None = None,
 ) -> Evidence:
     total = sum(kind.total_s for kind in services.values()) or 1.0
     kinds = sorted(services, key=lambda job: services[job].median_s)
@@ -187,11 +194,12 @@ def _table(
         "queue",
         f"{measure.words_share(shares.share(long))} of the short jobs' wait of {measure.words_ms(waited)} is behind "
         f"{names(list(long))}. The lower saving is for going first on the same workers, the higher for a worker that "
-        f"takes short jobs only",
+        f"takes short jobs only{replays.words_of(replayed)}",
         {
             "target": f"queue {queue}",
             "queue": queue,
             "workers": shares.workers,
+            "replayed": replays.data_of(replayed),
             "split": {"fast": sorted(short), "slow": sorted(long)},
             "kinds": [
                 {

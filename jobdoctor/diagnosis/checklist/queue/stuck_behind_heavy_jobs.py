@@ -27,7 +27,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from jobdoctor.diagnosis import measure
+from jobdoctor.diagnosis import measure, replays
 from jobdoctor.diagnosis.rule import Limit
 from jobdoctor.diagnosis.waiting import (
     WaitRule,
@@ -45,8 +45,8 @@ from jobdoctor.queueing.occupancy import WaitShares, wait_shares
 _NS_PER_MS = 1_000_000
 
 
-#: Of the wait behind heavy jobs that are under way, what a worker of its own takes away. Own: nearly all of it, for the
-#: short jobs are seldom behind one another.
+#: Of the wait behind heavy jobs that are under way, what a worker of its own takes away, where no replay says it. Own:
+#: nearly all of it, for the short jobs are seldom behind one another.
 _OWN_WORKER = 0.9
 
 
@@ -81,16 +81,26 @@ class StuckBehindHeavyJobs(WaitRule):
             if services[occupant.job].mean_s * 1_000 >= self.limits.heavy_ratio * own
         ]
         if shares.share(heavy) >= self.limits.min_share:
-            yield self._finding(rows, shares, services, heavy)
+            yield self._finding(history, rows, shares, services, heavy)
 
     def _finding(
-        self, rows: Sequence[TraceRow], shares: WaitShares, services: dict[str, Service], heavy: list[str]
+        self,
+        history: JobHistory,
+        rows: Sequence[TraceRow],
+        shares: WaitShares,
+        services: dict[str, Service],
+        heavy: list[str],
     ) -> Finding:
         waited = mean_wait_ms(rows)
         cost = shares.overlap_ns(heavy) / shares.waits / _NS_PER_MS
         under_way = shares.residual_ns(heavy) / shares.waits / _NS_PER_MS
         low, high = max(0.0, cost - under_way), max(cost, waited)  # with a worker of its own it is behind nobody
         queue = queues_of(rows)[0]
+        mid = low + _OWN_WORKER * (cost - low)
+        replayed = replays.going_first(history, queue, [history.job])
+        if replayed is not None:
+            low, mid = (waited * spared.share for spared in replayed)
+            high = max(high, mid)
         main = heavy[0]
         worst = max(rows, key=wait_ms)
         return self.finding(
@@ -102,7 +112,7 @@ class StuckBehindHeavyJobs(WaitRule):
             ),
             cost_ms=cost,
             # The advice is a worker of its own, beside going first.
-            saving=(low, low + _OWN_WORKER * (cost - low), high),
+            saving=(low, mid, high),
             text=(
                 f"Give the job a queue of its own, before {queue} in the workers' order, and one worker that takes "
                 f"nothing else. {main} takes {measure.words_ms(services[main].mean_s * 1_000)} each time, "
@@ -129,6 +139,7 @@ class StuckBehindHeavyJobs(WaitRule):
                         "workers": shares.workers,
                         "mean_wait_ms": round(waited, 3),
                         "mean_run_ms": round(mean_run_ms(rows), 3),
+                        "replayed": replays.data_of(replayed),
                         "occupants": occupants_table(shares, services),
                         "idle_share": round(shares.idle_ns / shares.waited_ns, 4),
                         "unseen_share": round(shares.unseen_ns / shares.waited_ns, 4),

@@ -31,7 +31,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from math import sqrt
 
-from jobdoctor.diagnosis import measure
+from jobdoctor.diagnosis import measure, replays
 from jobdoctor.diagnosis.rule import Limit
 from jobdoctor.diagnosis.waiting import WaitRule, mean_run_ms, mean_wait_ms, queues_of, wait_ms
 from jobdoctor.model import Evidence, Finding, JobHistory, TraceRow
@@ -216,6 +216,10 @@ class Underprovisioned(WaitRule):
             gap_cv=load.arrivals.gap_cv,
             service_cv=load.service_cv,
         )
+        how = "Allen-Cunneen"
+        replayed = replays.with_workers(history, load.queue, needed)
+        if replayed is not None:
+            left, how = waited * (1 - replayed.share), f"a replay of {replayed.executions:,} executions"
         mid = max(waited / 2, waited - left)
         if load.slope is not None:
             growth = f"the wait grew by {measure.words_ms(1_000 * load.slope)} with every second of arrivals"
@@ -241,7 +245,7 @@ class Underprovisioned(WaitRule):
                 Evidence(
                     "queue",
                     f"{load.arrivals.count} jobs in {measure.words_ms((load.to_ns - load.from_ns) / 1e6)}: {growth}; "
-                    f"with {needed} workers the mean wait would be about {measure.words_ms(left)} (Allen-Cunneen). The "
+                    f"with {needed} workers the mean wait would be about {measure.words_ms(left)} ({how}). The "
                     f"saving is from half of the wait to all of it",
                     {
                         "target": f"queue {load.queue}",
@@ -258,6 +262,7 @@ class Underprovisioned(WaitRule):
                         "wait_growth_s_per_s": None if load.slope is None else round(load.slope, 4),
                         "mean_wait_ms": round(waited, 3),
                         "predicted_wait_ms": round(left, 3),
+                        "replayed": replays.data_of(replayed and [replayed]),
                         "from_ns": load.from_ns,
                         "to_ns": load.to_ns,
                     },
