@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from jobdoctor.cli import completion
 from jobdoctor.cli.output import print_text, wants_color
 from jobdoctor.cli.rules import documentation, loaded_rules, what
 from jobdoctor.errors import ConfigError
@@ -21,7 +22,7 @@ WIDTH = 80
 
 
 @click.command("explain", short_help="Print one rule's documentation and limits.")
-@click.argument("code")
+@click.argument("code", shell_complete=completion.rules)
 def command(code: str) -> None:
     """Print one rule's documentation and limits.
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from jobdoctor.cli import completion
 from jobdoctor.cli.options import format_option, quiet_option, since_option, store_option, url_option
 from jobdoctor.cli.output import note, print_text, wants_color, write_file
 from jobdoctor.errors import ConfigError, OutputError
@@ -28,7 +29,13 @@ Examples:
 
 
 @click.command("whatif", short_help="Replay the recorded jobs under a change and predict the waits.", epilog=EPILOG)
-@click.option("--move", multiple=True, metavar="JOB=QUEUE", help="The job goes to another queue.")
+@click.option(
+    "--move",
+    multiple=True,
+    metavar="JOB=QUEUE",
+    shell_complete=completion.job_changes("a queue"),
+    help="The job goes to another queue.",
+)
 @click.option(
     "--workers",
     multiple=True,
@@ -38,10 +45,18 @@ Examples:
 )
 @click.option("--reserve", multiple=True, metavar="QUEUE=N", help="N workers more that take jobs of this queue alone.")
 @click.option(
-    "--speedup", multiple=True, metavar="JOB=FACTOR", help="The job takes FACTOR of its time: 0.5 is half of it."
+    "--speedup",
+    multiple=True,
+    metavar="JOB=FACTOR",
+    shell_complete=completion.job_changes("of its time"),
+    help="The job takes FACTOR of its time: 0.5 is half of it.",
 )
 @click.option(
-    "--rate", multiple=True, metavar="JOB=FACTOR", help="FACTOR times as many of the job arrive: 2 is twice as many."
+    "--rate",
+    multiple=True,
+    metavar="JOB=FACTOR",
+    shell_complete=completion.job_changes("times as many"),
+    help="FACTOR times as many of the job arrive: 2 is twice as many.",
 )
 @click.option(
     "--split",
