@@ -95,7 +95,7 @@ class ObjectArgument(Rule):
         looked_at = measure.typical(history)
         raw = max(1.0, measure.mean(e.payload.raw_bytes for e in looked_at if e.payload))
         cost = measure.mean(map(measure.unpickling_ms, looked_at))
-        saving = measure.with_waits(looked_at, cost) * measure.share(sum(node.bytes for node in nodes), raw)
+        saving = cost * measure.share(sum(node.bytes for node in nodes), raw)
         function = history.job.rpartition(".")[2]
         name = lead.type_name.rpartition(".")[2]
         more = f" and {len(nodes) - 1} more" if len(nodes) > 1 else ""
