@@ -22,7 +22,7 @@ from pygments.lexers import get_lexer_by_name
 
 from jobdoctor import words
 from jobdoctor.model import STEP_TITLES
-from jobdoctor.report import charts, deaths, predictions
+from jobdoctor.report import charts, deaths, predictions, time_charts
 from jobdoctor.report.context import ReportContext
 from jobdoctor.report.evidence_table import shown
 from jobdoctor.report.ledger import PART_TITLES
@@ -175,6 +175,7 @@ def _environment() -> Environment:
         "first_sentence": first_sentence,
         "snippet": snippet_html,
         "json_block": json_block,
+        "course_data": time_charts.course_data,
         "class_word": _class_word,
         "shown": shown,
         "bands": charts.bands,

@@ -76,10 +76,12 @@ class Course(Struct, frozen=True):
     points: list[CoursePoint]
     median: str
     tail: str  # of the p95; empty where too few stand behind its points
+    tails: list[tuple[int, float]]  # what ``tail`` goes through: instant, ms
     last_p50_ms: float
     top_ms: float
     marks: list[MarkLine]
     steps: list[StepLine]
+    slot_ns: int | None  # how much time a point stands for; None: an execution, or some
 
 
 class View(Struct, frozen=True):
@@ -217,10 +219,12 @@ def _course(
         points=points,
         median=_path(history, [(point.at_ns, point.p50_ms) for point in points], top, slot_ns),
         tail=_path(history, tails, top, slot_ns),
+        tails=list(tails),
         last_p50_ms=points[-1].p50_ms,
         top_ms=top,
         marks=_marks(history),
         steps=[_step(history, change, top) for change in diagnosis.changes if change.metric == metric],
+        slot_ns=slot_ns,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -9,6 +10,7 @@ from msgspec import Struct
 
 from jobdoctor import words
 from jobdoctor.model import JobHistory, Mark, TraceRow
+from jobdoctor.report.over_time import Course
 from jobdoctor.report.queue_wait import MAX_ROWS, overlaps
 
 #: Columns of a chart: as many as can be told apart on a small screen.
@@ -183,6 +185,48 @@ def waits_over_time(history: JobHistory) -> TimeChart | None:
         "waits", "Queue wait by who was ahead", "ms", step, starts, series, _marks(history.marks, starts, step),
         f"{mean} of wait on average; the most of it while the workers ran {first.label}.",
     )  # fmt: skip
+
+
+def course_data(course: Course, from_ns: int, to_ns: int) -> dict[str, Any]:
+    """What the script draws of a course over the window: both lines on one axis, marks, and where a level changed.
+
+    The lines may have points of their own each; where nothing ran for more than a slot, they are broken.
+    """
+    medians = {point.at_ns: point.p50_ms for point in course.points}
+    tails = dict(course.tails)
+    instants = sorted(medians.keys() | tails.keys())
+    if course.slot_ns:
+        gaps = [
+            before + course.slot_ns
+            for before, after in itertools.pairwise(instants)
+            if after - before > 1.6 * course.slot_ns
+        ]
+        instants = sorted([*instants, *gaps])
+    lines = [("median", "accent", "strong", medians), ("p95", "accent", "weak", tails)]
+    length_s = (to_ns - from_ns) / 1e9
+    marks = [
+        {"at": from_ns / 1e9 + mark.place * length_s, "kind": mark.kind, "label": mark.short} for mark in course.marks
+    ]
+    marks += [{"at": from_ns / 1e9 + step.place * length_s, "kind": "change", "label": ""} for step in course.steps]
+    return {
+        "title": course.title,
+        "kind": "line",
+        "unit": "ms",
+        "from": from_ns / 1e9,
+        "to": to_ns / 1e9,
+        "at": [at_ns / 1e9 for at_ns in instants],
+        "bridged": course.slot_ns is None,
+        "series": [
+            {"label": label, "colour": colour, "style": style, "values": [_rounded(values.get(at)) for at in instants]}
+            for label, colour, style, values in lines
+            if values
+        ],
+        "marks": marks,
+    }
+
+
+def _rounded(ms: float | None) -> float | None:
+    return None if ms is None else round(ms, 3)
 
 
 def _end(row: TraceRow) -> int:

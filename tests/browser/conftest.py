@@ -99,7 +99,7 @@ def pictured() -> Diagnosis:
         make_execution(job=OTHER_JOB, at_ms=number * 10_000, wait_ms=0, run_ms=400, worker="worker-1")
         for number in range(1, 9)
     ]
-    history = make_history([*executions, *retries], others=ahead, executions_total=200)
+    history = make_history([*executions, *retries], others=ahead)
     return replace(rich, history=replace(history, marks=[Mark("deploy", "3f2a91c", EPOCH_NS + 220 * SECOND)]))
 
 

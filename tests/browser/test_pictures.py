@@ -14,8 +14,8 @@ from tests.browser.chromium import CONTROL, SHIFT, Page
 
 SCHEMA = json.loads((Path(__file__).parents[1] / "report" / "speedscope.schema.json").read_text())
 #: The waterfall that is in sight.
-ROWS = ".panel:not([hidden]) .wf-rows"
-READOUT = ".panel:not([hidden]) .tools .readout"
+ROWS = "#executions .panel:not([hidden]) .wf-rows"
+READOUT = "#executions .panel:not([hidden]) .tools .readout"
 OPEN_STEPS = "document.querySelectorAll('details.step').forEach((one) => { one.open = true; })"
 
 
@@ -126,12 +126,12 @@ def test_buttons_do_it_too(page: Page, folder: Path) -> None:
     shown(page, folder)
     said = [text(page, READOUT)]
     for name in ("Zoom in", "Zoom in", "Later", "Earlier", "Zoom out"):
-        page.click(f'.panel:not([hidden]) button[aria-label="{name}"]')
+        page.click(f'#executions .panel:not([hidden]) button[aria-label="{name}"]')
         said.append(text(page, READOUT))
     assert len(set(said)) == 4
     assert said[2] == said[4]
     assert said[1] == said[5] or said[5] != said[4]
-    page.click('.panel:not([hidden]) button[aria-label="All of the execution"]')
+    page.click('#executions .panel:not([hidden]) button[aria-label="All of the execution"]')
     assert text(page, READOUT) == said[0]
 
 
@@ -158,7 +158,7 @@ def test_cpu_and_memory_follow_the_crosshair_and_the_zoom(page: Page, folder: Pa
     page.mouse("mouseMoved", x, at["top"] + 60)
     page.frame()
     cursors = page.evaluate(
-        "[...document.querySelectorAll('.panel:not([hidden]) .u-cursor-x')]"
+        "[...document.querySelectorAll('#executions .panel:not([hidden]) .u-cursor-x')]"
         ".map((one) => one.getBoundingClientRect().left)"
     )
     assert len(cursors) == 2
@@ -167,7 +167,7 @@ def test_cpu_and_memory_follow_the_crosshair_and_the_zoom(page: Page, folder: Pa
     assert "MB" in text(page, READOUT)
     # And the other way round: a part chosen on the memory line is the part of the calls.
     over = page.evaluate(
-        "(() => { const two = document.querySelectorAll('.panel:not([hidden]) .u-over');"
+        "(() => { const two = document.querySelectorAll('#executions .panel:not([hidden]) .u-over');"
         " const one = two[1].getBoundingClientRect(); return [one.left, one.top, one.width]; })()"
     )
     page.drag((over[0] + over[2] * 0.25, over[1] + 20), (over[0] + over[2] * 0.5, over[1] + 20))
@@ -193,7 +193,7 @@ def test_choosing_another_execution_changes_all_of_its_pictures(page: Page, fold
     choose(page, "Profiled")
     page.wait(f"{flame} === 'perform_job'")
     profiled = text(page, READOUT)
-    assert page.evaluate("document.querySelectorAll('.panel:not([hidden]) .uplot').length") == 2
+    assert page.evaluate("document.querySelectorAll('#executions .panel:not([hidden]) .uplot').length") == 2
     choose(page, "Slowest")
     page.wait(f"{flame} === 'only_here'")
     assert text(page, READOUT) != profiled
@@ -319,6 +319,29 @@ def test_charts_over_time_by_keyboard(page: Page, folder: Path, key: str) -> Non
     page.press("+", "0")
 
 
+def test_the_course_is_zoomed_by_the_mouse(page: Page, folder: Path) -> None:
+    page.open(folder / "pictured.html")
+    chart = "#course .panel:not([hidden]) [data-time-chart$=run]"
+    page.wait(f"document.querySelector({chart + ' .uplot'!r})")
+    page.click(f"{chart} .u-over", 5, 50)
+    over = page.box(f"{chart} .u-over")
+    ticks = f"[...document.querySelectorAll({chart!r})][0].querySelector('canvas').toDataURL()"
+    y = over["top"] + 40
+    page.mouse("mouseMoved", 5, 5)
+    page.frame()
+    whole = page.evaluate(ticks)
+    page.drag((over["left"] + 60, y), (over["left"] + 160, y))
+    page.mouse("mouseMoved", over["left"] + 20, y)
+    page.frame()
+    assert " · median " in text(page, f"{chart} .readout")
+    page.mouse("mouseMoved", 5, 5)
+    page.frame()
+    assert page.evaluate(ticks) != whole
+    focus(page, f"{chart} .time-chart")
+    page.press("0")
+    assert page.evaluate(ticks) == whole
+
+
 def test_graphs_are_drawn_by_the_server(page: Page, folder: Path) -> None:
     shown(page, folder)
     locks = text(page, "#locks svg.graph")
@@ -331,7 +354,7 @@ def test_graphs_are_drawn_by_the_server(page: Page, folder: Path) -> None:
 
 def test_the_theme_repaints_what_is_drawn(page: Page, folder: Path) -> None:
     shown(page, folder)
-    ink = "document.querySelector('.panel:not([hidden]) .wf-bars').toDataURL()"
+    ink = "document.querySelector('#executions .panel:not([hidden]) .wf-bars').toDataURL()"
     before = page.evaluate(ink)
     page.evaluate("document.querySelector('[data-theme-toggle]').click()")
     page.frame()

@@ -7,8 +7,10 @@ from msgspec.structs import replace
 
 from jobdoctor.model import JobHistory, Mark
 from jobdoctor.report import time_charts
+from jobdoctor.report.over_time import over_time
 from jobdoctor.report.queue_wait import queue_wait
 from tests.builders import EPOCH_NS, SECOND, make_execution, make_history
+from tests.report import diagnoses
 
 
 def retried() -> JobHistory:
@@ -95,6 +97,35 @@ def test_many_jobs_ahead_are_one_layer() -> None:
     assert chart is not None
     assert [one.label for one in chart.series if "other jobs" in one.label] == ["5 other jobs"]
     assert len({one.colour for one in chart.series}) == len(chart.series)
+
+
+def test_a_course_breaks_where_nothing_ran_and_has_its_marks() -> None:
+    executions = [make_execution(at_ms=hour * 3_600_000, run_ms=100) for hour in (*range(12), *range(20, 30))]
+    history = replace(make_history(executions), marks=[Mark("deploy", "abc", EPOCH_NS + 36_000 * SECOND)])
+    views = over_time(replace(diagnoses.healthy(), history=history)).views
+    (course,) = [one for view in views if view.key == "hour" for one in view.courses if one.metric == "run"]
+    picture = time_charts.course_data(course, history.from_ns, history.to_ns)
+    (median,) = picture["series"]
+    assert [value for value in median["values"] if value is not None] == [100] * 22
+    assert median["values"][12] is None  # the gap
+    assert picture["at"][13] - picture["at"][11] == 9 * 3_600
+    assert len(picture["at"]) == len(median["values"]) == 23
+    (mark,) = picture["marks"]
+    assert abs(mark["at"] * 1e9 - EPOCH_NS - 36_000 * SECOND) < 20 * SECOND
+    assert picture["from"] <= picture["at"][0] < picture["at"][-1] <= picture["to"]
+
+
+def test_lines_with_points_of_their_own_share_one_axis() -> None:
+    executions = [make_execution(at_ms=number * 1_000, run_ms=100 + number % 7) for number in range(400)]
+    history = make_history(executions)
+    view = over_time(replace(diagnoses.healthy(), history=history)).views[0]
+    assert view.key == "each"
+    picture = time_charts.course_data(view.courses[0], history.from_ns, history.to_ns)
+    assert picture["bridged"] is True
+    assert [one["label"] for one in picture["series"]] == ["median", "p95"]
+    assert picture["at"] == sorted(set(picture["at"]))
+    for one in picture["series"]:
+        assert len(one["values"]) == len(picture["at"])
 
 
 def test_short_waits_and_few_rows_make_no_picture() -> None:

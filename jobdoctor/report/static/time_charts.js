@@ -34,6 +34,7 @@
     pen.save();
     pen.font = `${11 * ratio}px system-ui, sans-serif`;
     pen.textBaseline = "top";
+    pen.textAlign = "left";
     let free = -Infinity;
     for (const mark of picture.marks) {
       const x = plot.valToPos(mark.at, "x", true);
@@ -89,7 +90,7 @@
         const { colour, style } = picture.series[at];
         const stroke = () => charts.colour(colour);
         if (stack) return { stroke, fill: stroke, width: 0, points: { show: false }, paths: uPlot.paths.bars({ size: [0.86, 60], align: 1 }) };
-        return { stroke, width: style === "weak" ? 1 : 2, dash: style === "weak" ? [5, 3] : [], spanGaps: true, points: { show: picture.at.length < 40, size: 5, fill: stroke } };
+        return { stroke, width: style === "weak" ? 1 : 2, dash: style === "weak" ? [5, 3] : [], spanGaps: picture.bridged, points: { show: picture.at.length < 40, size: 5, fill: stroke } };
       })],
       hooks: {
         draw: [marks(picture)],
