@@ -372,30 +372,35 @@ def _diagnose(
             say(f"{drained.lost} recordings were lost, {drained.unreadable} could not be read.")
         say("Diagnosing ...")
         cases = []
+        links = {patient.job: _report_name(patient.job) for case in chosen for patient in (case.sick, case.healthy)}
         for case in chosen:
-            sick = _examine(store, case.sick.job, output)
-            healthy = _examine(store, case.healthy.job, output)
+            sick = _examine(store, case.sick.job, output, links)
+            healthy = _examine(store, case.healthy.job, output, links)
             cases.append((case.code, sick, healthy))
     index = output / "index.html"
     _write_index(index, [patient for _, sick, healthy in cases for patient in (sick, healthy)])
     return Outcome(cases, index)
 
 
-def _examine(store: Store, job: str, output: Path) -> Patient:
+def _report_name(job: str) -> str:
+    return f"{job.removeprefix('sample_app.jobs.')}.html"
+
+
+def _examine(store: Store, job: str, output: Path, links: dict[str, str]) -> Patient:
     from jobdoctor.diagnosis import engine
     from jobdoctor.report import html_report
     from jobdoctor.report.context import build_context
 
     diagnosis = engine.diagnose(store.history(job))
     context = build_context(diagnosis, Path.cwd())
-    name = job.removeprefix("sample_app.jobs.")
-    report = output / f"{name}.html"
-    report.write_text(html_report.render(context), encoding="utf-8")
-    return Patient(name, diagnosis, report, context)
+    report = output / links[job]
+    report.write_text(html_report.render(context, links), encoding="utf-8")
+    return Patient(report.name.removesuffix(".html"), diagnosis, report, context)
 
 
 def _write_index(path: Path, patients: list[Patient]) -> None:
     from jobdoctor.report import html_report
+    from jobdoctor.report.index import IndexPage
 
-    rows = [html_report.IndexRow(patient.context, patient.report.name) for patient in patients]
-    path.write_text(html_report.render_index(rows), encoding="utf-8")
+    pages = [IndexPage(patient.context, patient.report.name) for patient in patients]
+    path.write_text(html_report.render_index(pages), encoding="utf-8")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import click
 
+from jobdoctor.cli import completion
 from jobdoctor.cli.options import format_option, quiet_option, since_option, store_option, url_option
 from jobdoctor.cli.output import note, print_text, wants_color, write_file
 from jobdoctor.cli.reading import diagnosis_of, drained, each_diagnosis, keep_promises, recorded_jobs
@@ -38,7 +39,7 @@ class _Wanted(NamedTuple):
 
 
 @click.command("report", short_help="Diagnose a job and write its report.")
-@click.argument("job", required=False)
+@click.argument("job", required=False, shell_complete=completion.jobs)
 @format_option("html", "json", "text", default="html")
 @click.option(
     "--output",
@@ -147,21 +148,23 @@ def _report_all(store: Store, settings: Settings, wanted: _Wanted) -> None:
         else:
             write_file(Path(wanted.output), text)
         return
-    from jobdoctor.report.html_report import IndexRow, render, render_index
+    from jobdoctor.report.html_report import render, render_index
+    from jobdoctor.report.index import IndexPage
 
     folder = Path(wanted.output) if wanted.output else FOLDER
-    rows = []
+    links = {job: file_name(job, "html") for job in jobs}
+    pages = []
     for diagnosis in each_diagnosis(store, settings, jobs, wanted.since, wanted.quiet):
         context = _context(diagnosis, wanted.source)
-        name = file_name(diagnosis.history.job, "html")
-        write_file(folder / name, render(context))
+        name = links[diagnosis.history.job]
+        write_file(folder / name, render(context, links))
         if wanted.since is None:
             keep_promises(store, diagnosis)
-        rows.append(IndexRow(context, name))
+        pages.append(IndexPage(context, name))
     index = folder / "index.html"
-    write_file(index, render_index(rows))
+    write_file(index, render_index(pages))
     if not wanted.quiet:
-        print_text(f"{len(rows)} {'report' if len(rows) == 1 else 'reports'}: {index}\n")
+        print_text(f"{len(pages)} {'report' if len(pages) == 1 else 'reports'}: {index}\n")
     if wanted.open_:
         _open(index, wanted.quiet)
 

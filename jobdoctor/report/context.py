@@ -34,6 +34,7 @@ from jobdoctor.report.payload import PayloadTree, payload_tree
 from jobdoctor.report.pictures import Pictures, pictures
 from jobdoctor.report.profile_tree import ProfileTree, profile_tree
 from jobdoctor.report.queue_wait import QueueWait, queue_wait
+from jobdoctor.report.triage import TriageRow, row_of
 from jobdoctor.report.triggers import Triggers, triggers
 
 SHOWN_LOCKS = 20
@@ -88,6 +89,7 @@ class ReportContext(Struct, frozen=True):
     pictures: Pictures
     exemplars: list[Exemplar]
     capture: Capture
+    triage: TriageRow  # over the whole window
     marks: list[tuple[int, str]]
 
     @property
@@ -146,6 +148,7 @@ def build_context(diagnosis: Diagnosis, source_root: Path | None = None) -> Repo
         pictures=pictures(history, shown_in_full),
         exemplars=exemplars(executions, shown_in_full),
         capture=capture(diagnosis),
+        triage=row_of(diagnosis),
         marks=[(mark.at_ns, f"{mark.kind} {mark.label}") for mark in history.marks],
     )
 

@@ -25,6 +25,7 @@ from jobdoctor.model import STEP_TITLES
 from jobdoctor.report import charts, deaths, predictions, time_charts
 from jobdoctor.report.context import ReportContext
 from jobdoctor.report.evidence_table import shown
+from jobdoctor.report.index import IndexPage, build_index
 from jobdoctor.report.ledger import PART_TITLES
 
 VERDICT_TITLES = {
@@ -33,6 +34,13 @@ VERDICT_TITLES = {
     "both": "Inside and around the job",
     "none": "Nothing wrong",
     "unknown": "Not enough data",
+}
+VERDICT_MEANINGS = {
+    "inside": "what to fix is in its own code",
+    "around": "what to fix is in the system around it",
+    "both": "in its own code, and in the system around it",
+    "none": "",
+    "unknown": "",
 }
 STATUS_TITLES = {"found": "Found", "clear": "Clear", "not_checked": "Not checked", "crashed": "Crashed"}
 
@@ -64,23 +72,16 @@ SHOWN_CHARACTERS = 600
 _JSON_ESCAPES = {ord("<"): "\\u003c", ord(">"): "\\u003e", ord("&"): "\\u0026", 0x2028: "\\u2028", 0x2029: "\\u2029"}
 
 
-class IndexRow(Struct, frozen=True):
-    """A job in the index: its context, and the name of its report's file beside the index."""
-
-    context: ReportContext
-    href: str
-
-
 def render(context: ReportContext, links: Mapping[str, str] | None = None) -> str:
     """The report of one job. ``links``: where the reports of other jobs lie beside it, with an ``index.html``."""
     title = f"{words.clean(context.job)} · jobdoctor"
     return _page("report.html", CHART_STYLES, CHART_SCRIPTS, title=title, report=context, links=links or {})
 
 
-def render_index(rows: Sequence[IndexRow]) -> str:
+def render_index(pages: Sequence[IndexPage]) -> str:
     """The page that lists the reports, the most worker time to give back first."""
-    ranked = sorted(rows, key=lambda row: (-row.context.saving_ms * row.context.executions, row.context.job))
-    return _page("index.html", STYLES, SCRIPTS, title="Jobs · jobdoctor", rows=ranked)
+    links = {page.context.job: page.href for page in pages}
+    return _page("index.html", STYLES, SCRIPTS, title="Jobs · jobdoctor", index=build_index(pages), links=links)
 
 
 def code_html(text: str, language: str = "") -> Markup:
@@ -188,6 +189,7 @@ def _environment() -> Environment:
         "code_lines": code_lines,
         "count": words.count,
         "verdict_titles": VERDICT_TITLES,
+        "verdict_meanings": VERDICT_MEANINGS,
         "status_titles": STATUS_TITLES,
         "step_titles": STEP_TITLES,
         "part_titles": PART_TITLES,

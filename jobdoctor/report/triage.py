@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from msgspec import Struct
+from msgspec.structs import replace
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -52,17 +53,33 @@ class Triage(Struct, frozen=True):
 
 def triage(diagnoses: Sequence[Diagnosis]) -> Triage:
     """The jobs of these diagnoses, the most worker time to give back first, then the most waiting."""
-    from_ns = min((each.history.from_ns for each in diagnoses), default=0)
-    to_ns = max((each.history.to_ns for each in diagnoses), default=0)
+    return of_rows(
+        [row_of(each) for each in diagnoses],
+        min((each.history.from_ns for each in diagnoses), default=0),
+        max((each.history.to_ns for each in diagnoses), default=0),
+    )
+
+
+def of_rows(rows: Sequence[TriageRow], from_ns: int, to_ns: int) -> Triage:
+    """The same of rows that were made one by one, whose times are over the whole window."""
     days = max(1.0, (to_ns - from_ns) / _DAY_NS)
-    rows = [_row(each, days) for each in diagnoses]
-    rows.sort(key=lambda row: (-row.saving_ms.mid, -row.waiting_ms, -row.worker_ms, row.job))
-    return Triage(rows, from_ns, to_ns, days)
+    daily = [
+        replace(
+            row,
+            worker_ms=row.worker_ms / days,
+            saving_ms=Saving(*(getattr(row.saving_ms, end) / days for end in ("low", "mid", "high"))),
+            waiting_ms=row.waiting_ms / days,
+        )
+        for row in rows
+    ]
+    daily.sort(key=lambda row: (-row.saving_ms.mid, -row.waiting_ms, -row.worker_ms, row.job))
+    return Triage(daily, from_ns, to_ns, days)
 
 
-def _row(diagnosis: Diagnosis, days: float) -> TriageRow:
+def row_of(diagnosis: Diagnosis) -> TriageRow:
+    """One job, with its times over the whole window: they are not divided by its days yet."""
     history = diagnosis.history
-    number = history.executions_total / days
+    number = history.executions_total
     each_ms = history.run_ms.mean or measure.run_ms(history.executions)
     mains = [one for one in diagnosis.findings if one.part_of is None and one.severity != "info"]
 

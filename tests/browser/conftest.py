@@ -12,6 +12,7 @@ from msgspec.structs import replace
 from jobdoctor.model import Diagnosis, Execution, Mark, Profile, ProfileFrame, Span, Trigger
 from jobdoctor.report import html_report
 from jobdoctor.report.context import build_context
+from jobdoctor.report.index import IndexPage
 from tests.browser.chromium import Page, chromium, find
 from tests.builders import EPOCH_NS, MS, SECOND, make_execution, make_group, make_history
 from tests.report import diagnoses
@@ -70,7 +71,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         context = build_context(diagnosis, root)
         links = {diagnosis.history.job: f"{name}.html", OTHER_JOB: "healthy.html"}
         (root / f"{name}.html").write_text(html_report.render(context, links))
-        rows.append(html_report.IndexRow(context, f"{name}.html"))
+        rows.append(IndexPage(context, f"{name}.html"))
     (root / "index.html").write_text(html_report.render_index(rows))
     return root
 

@@ -13,6 +13,7 @@ from msgspec.structs import replace
 from jobdoctor.model import Recommendation
 from jobdoctor.report import html_report
 from jobdoctor.report.context import build_context
+from jobdoctor.report.index import IndexPage
 from tests.report import diagnoses
 
 NAMES = ["rich", "empty", "healthy", "hostile"]
@@ -205,10 +206,12 @@ def test_each_verdict_has_its_own_picture_and_words(where: str) -> None:
 
 
 def test_the_index_ranks_by_the_time_to_give_back() -> None:
-    rows = [
-        html_report.IndexRow(build_context(getattr(diagnoses, name)()), f"{name}.html")
-        for name in ("healthy", "hostile", "empty", "rich")
-    ]
+    rows = []
+    for name in ("healthy", "hostile", "empty", "rich"):
+        diagnosis = getattr(diagnoses, name)()
+        if name != "hostile":
+            diagnosis = replace(diagnosis, history=replace(diagnosis.history, job=f"app.{name}"))
+        rows.append(IndexPage(build_context(diagnosis), f"{name}.html"))
     html = html_report.render_index(rows)
     reader = Reader(html)
     assert reader.open == []
@@ -216,6 +219,23 @@ def test_the_index_ranks_by_the_time_to_give_back() -> None:
     assert links[0] == "rich.html"
     assert sorted(map(str, links)) == ["empty.html", "healthy.html", "hostile.html", "rich.html"]
     assert "<img" not in html
+
+
+def test_reports_are_linked_to_one_another_where_they_lie_together() -> None:
+    context = build_context(diagnoses.rich())
+    blocker = '<a href="b.html"><code>app.reports.build_catalogue</code></a>'
+    assert blocker in html_report.render(context, {"app.reports.build_catalogue": "b.html"})
+    assert 'href="index.html"' in html_report.render(context, {"app.other": "o.html"})
+    assert ".html" not in html_report.render(context)
+
+
+def test_a_statement_of_5000_characters_is_cut_where_it_would_fill_the_page() -> None:
+    from tests.builders import make_execution, make_group, make_history
+
+    history = make_history([make_execution(groups=[make_group("sql", fingerprint="SELECT " + "x" * 5_000)])])
+    html = html_report.render(build_context(replace(diagnoses.rich(), history=history)))
+    assert "x" * 500 in html
+    assert "x" * 601 not in re.sub(r"<script.*?</script>", "", html, flags=re.DOTALL)
 
 
 def test_an_empty_index() -> None:

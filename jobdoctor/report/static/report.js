@@ -130,7 +130,7 @@
   }
   const filter = document.querySelector("[data-filter]");
   if (filter) {
-    filter.parentElement.hidden = false;
+    filter.closest("p").hidden = false;
     filter.addEventListener("input", () => {
       const wanted = filter.value.trim().toLowerCase();
       for (const row of document.querySelectorAll("table[data-sortable] tbody tr")) {
