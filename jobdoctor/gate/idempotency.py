@@ -100,7 +100,7 @@ def _did(group: SpanGroup, made: int) -> str:
     if group.channel == "sql":
         rows = "rows not known" if group.rows is None else words.count(group.rows, "row")
         return f"{words.count(made, group.operation)} ({rows})"
-    return words.count(made, f"{group.operation} call" if group.channel != group.operation else "call")
+    return words.count(made, f"{group.operation} call")
 
 
 # ------------------------------------------------------------------------------------------------------------- values

@@ -1,0 +1,222 @@
+"""What jobs cost before: written, compared, merged, kept stable."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from jobdoctor.errors import ConfigError
+from jobdoctor.gate import baseline
+from jobdoctor.gate.baseline import Baseline, Entry
+from jobdoctor.gate.steady_size import steady_bytes
+from jobdoctor.gate.timing import Timing
+from tests.builders import make_group
+from tests.pytest_plugin.test_budgets import profile_of
+
+Session = Callable[..., pytest.RunResult]
+TESTS = """
+import os
+
+def test_job(jobdoctor):
+    job = shop.one_by_one if os.environ.get("SICK") else shop.at_once
+    jobdoctor.run(shop.at_once, [1, 2, 3])
+    with jobdoctor.record("block"):
+        job([1, 2, 3])
+
+def test_bytes(jobdoctor):
+    jobdoctor.run(shop.return_much, int(os.environ.get("MUCH", "100")))
+    jobdoctor.run(shop.add, "x" * int(os.environ.get("MUCH", "100")), "")
+
+def test_without():
+    pass
+"""
+
+
+@pytest.mark.parametrize("number", [1, 255, 256, 65_535, 65_536, 2**31, -5, 2**40])
+def test_a_key_that_grew_is_no_larger_payload(number: int) -> None:
+    def size(one: int) -> int:
+        return steady_bytes(pickle.dumps(("app.sync", None, (one, "x"), {"b": [one] * 3}), 5), "pickle")
+
+    assert size(number) == size(7)
+    text = steady_bytes(f'["app.sync", null, [{number}, "1 x"], {{"b": {number}}}]'.encode(), "json")
+    assert text == steady_bytes(b'["app.sync", null, [7, "1 x"], {"b": 7}]', "json")
+
+
+def test_what_is_longer_is_larger() -> None:
+    small, large = (pickle.dumps(("app.sync", None, ("x" * number,), {}), 5) for number in (100, 101))
+    assert steady_bytes(large, "pickle") - steady_bytes(small, "pickle") == 1
+    long = pickle.dumps(["x" * 50_000, "y" * 80_000, 1], 5)
+    assert steady_bytes(long, "pickle") == pytest.approx(len(long), abs=30)
+    assert steady_bytes(b"1234567", "app.Own") == 7
+    assert steady_bytes(b"no pickle", "pickle") == 9
+    assert steady_bytes(b'["a", "12345678"]', "json") == 17
+
+
+def test_more_calls_fail_and_fewer_are_said() -> None:
+    before = Entry(calls={"sql: SELECT * FROM orders WHERE id = ?": 5, "sql: SELECT ?": 2})
+    profile = profile_of(
+        make_group(count=40, callsite="app/a.py:4"),
+        make_group(count=5, callsite="app/b.py:9"),
+        make_group("http", count=1, fingerprint="GET http://api.test/x"),
+        make_group("lock", count=9),
+    )
+    compared = baseline.compare(before, profile)
+    assert [failure.what for failure in compared.failures] == [
+        "app.sync: 5 -> 45 queries",
+        "app.sync: 0 -> 1 http call, of a shape that the baseline has not",
+    ]
+    assert compared.failures[0].callsite == "app/a.py:4"
+    assert compared.failures[0].rule == "JD401 n-plus-one-query"
+    assert compared.less == ["app.sync: 2 -> 0 x sql: SELECT ?"]
+
+
+def test_an_unchanged_profile_is_equal_to_its_own_entry() -> None:
+    profile = profile_of(make_group(count=3), make_group("redis", count=2))
+    profile.data, profile.result_data, profile.serializer = b"x" * 40, b"y", "app.Own"
+    assert baseline.compare(baseline.entry_of(profile), profile) == baseline.Comparison()
+    entry = baseline.entry_of(profile)
+    profile.data, profile.result_data = b"x" * 44, b""
+    compared = baseline.compare(entry, profile)
+    assert [failure.what for failure in compared.failures] == ["app.sync: payload 40 -> 44 bytes"]
+    assert compared.less == ["app.sync: result 1 -> 0 bytes"]
+
+
+def test_merging_keeps_other_tests_and_other_machines() -> None:
+    def timing(ms: float) -> Timing:
+        return Timing("cpu", ms, "", [])
+
+    old = Baseline(
+        tests={"a": {"j": Entry(payload_bytes=1, timing={"one": timing(1), "two": timing(2)})}, "b": {"j": Entry()}}
+    )
+    new = {"a": {"j": Entry(payload_bytes=2, timing={"two": timing(3)})}, "c": {"j": Entry()}}
+    kept, stale = baseline.merged(old, new, None)
+    assert (sorted(kept.tests), stale) == (["a", "b", "c"], [])
+    assert kept.tests["a"]["j"] == Entry(payload_bytes=2, timing={"one": timing(1), "two": timing(3)})
+    whole, stale = baseline.merged(old, new, ["a", "c", "d"])
+    assert (sorted(whole.tests), stale) == (["a", "c"], ["b"])
+
+
+def test_the_file_is_sorted_and_stable(tmp_path: Path) -> None:
+    one, other = tmp_path / "new" / "one.json", tmp_path / "other.json"
+    entry = Entry(calls={"b": 1, "a": 2}, payload_bytes=3)
+    baseline.write(one, Baseline(tests={"z": {"j": entry}, "a": {"y": Entry(), "x": entry}}))
+    baseline.write(other, Baseline(tests={"a": {"x": entry, "y": Entry()}, "z": {"j": entry}}))
+    assert one.read_bytes() == other.read_bytes()
+    assert one.read_text().endswith("}\n")
+    assert baseline.read(one).tests["a"]["x"] == entry
+    assert list(msgspec.json.decode(one.read_bytes())["tests"]) == ["a", "z"]
+    assert [path.name for path in one.parent.iterdir()] == ["one.json"]
+
+
+@pytest.mark.parametrize(("text", "said"), [("{", "is no baseline"), ('{"schema": 9}', "is of version 9, not 1")])
+def test_a_file_that_is_no_baseline(tmp_path: Path, text: str, said: str) -> None:
+    path = tmp_path / "baseline.json"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=f"{said}.*write it anew with --jobdoctor-update"):
+        baseline.read(path)
+
+
+def test_a_baseline_from_session_to_session(
+    session: Session, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written = session(TESTS, "--jobdoctor-update")
+    written.assert_outcomes(passed=3)
+    written.stdout.fnmatch_lines(["baseline: .jobdoctor/baseline.json, 2 tests written"])
+    path = pytester.path / ".jobdoctor" / "baseline.json"
+    before = path.read_bytes()
+    assert msgspec.json.decode(before)["tests"]["test_shop.py::test_job"]["block"]["calls"]
+
+    same = session()
+    same.assert_outcomes(passed=3)
+    same.stdout.no_fnmatch_line("*= jobdoctor =*")
+    session(None, "--jobdoctor-update")
+    assert path.read_bytes() == before
+
+    monkeypatch.setenv("SICK", "1")
+    monkeypatch.setenv("MUCH", "110")
+    sick = session()
+    sick.assert_outcomes(passed=1, failed=2)
+    sick.stdout.fnmatch_lines(
+        [
+            "block: 0 -> 3 queries, of a shape that the baseline has not [[]baseline[]]",
+            "  shop.py:* one_by_one: 3 x SELECT id FROM orders WHERE id = ?",
+            "  JD401 n-plus-one-query: *",
+            "shop.return_much: result 1* -> 1* bytes [[]baseline[]]",
+            "shop.add: payload 1* -> 1* bytes [[]baseline[]]",
+            "*less than the baseline, which --jobdoctor-update would keep: block: 1 -> 0 x sql: SELECT id FROM *",
+        ]
+    )
+
+    monkeypatch.setenv("MUCH", "90")
+    monkeypatch.delenv("SICK")
+    less = session()
+    less.assert_outcomes(passed=3)
+    less.stdout.fnmatch_lines(["less than the baseline, *: shop.return_much: result 1* -> * bytes"])
+
+
+def test_updates_of_a_part_keep_the_rest_and_of_the_whole_remove_what_is_stale(
+    session: Session, pytester: pytest.Pytester
+) -> None:
+    path = pytester.path / "b.json"
+    arguments = ("--jobdoctor-update", "--jobdoctor-baseline", "b.json")
+    session(TESTS, *arguments)
+    tests = TESTS.replace("def test_bytes", "def test_renamed")
+    part = session(tests, *arguments, "-k", "renamed")
+    part.stdout.fnmatch_lines(["baseline: b.json, 1 test written; 2 others kept, as -k was given"])
+    assert len(baseline.read(path).tests) == 3
+    failing = session(tests + "\n    raise ValueError", *arguments, "test_shop.py")
+    failing.stdout.fnmatch_lines(["baseline: b.json, * written; * kept, as only some paths were given"])
+    whole = session(tests, *arguments)
+    whole.stdout.fnmatch_lines(["baseline: b.json, 2 tests written, 1 stale one removed"])
+    assert sorted(baseline.read(path).tests) == ["test_shop.py::test_job", "test_shop.py::test_renamed"]
+
+
+def test_failed_tests_are_not_written(session: Session, pytester: pytest.Pytester) -> None:
+    session("def test_it(jobdoctor):\n    jobdoctor.run(shop.add, 1, 2)\n    assert False", "--jobdoctor-update")
+    assert baseline.read(pytester.path / ".jobdoctor" / "baseline.json").tests == {}
+
+
+def test_jobs_that_are_new_are_said(session: Session) -> None:
+    session("def test_it(jobdoctor): jobdoctor.run(shop.add, 1, 2)", "--jobdoctor-update")
+    result = session(
+        "def test_it(jobdoctor):\n    jobdoctor.run(shop.add, 1, 2)\n    jobdoctor.run(shop.add, 1, 2)\n"
+        "    jobdoctor.run(shop.at_once, [1])"
+    )
+    result.assert_outcomes(passed=1)
+    result.stdout.fnmatch_lines(["not in the baseline: 2 jobs; --jobdoctor-update adds them"])
+
+
+def test_a_baseline_that_is_not_there_or_not_readable(session: Session, pytester: pytest.Pytester) -> None:
+    missing = session(TESTS, "--jobdoctor-baseline", "none.json")
+    assert missing.ret == pytest.ExitCode.USAGE_ERROR
+    missing.stderr.fnmatch_lines(
+        ["ERROR: --jobdoctor-baseline none.json: no such file; run with --jobdoctor-update first"]
+    )
+    (pytester.path / "bad.json").write_text("[]")
+    bad = session(None, "--jobdoctor-baseline", "bad.json")
+    bad.assert_outcomes(passed=1, failed=2)
+    bad.stdout.fnmatch_lines(["*bad.json is no baseline: *write it anew with --jobdoctor-update*"])
+
+
+def test_workers_of_xdist_write_one_baseline(session: Session, pytester: pytest.Pytester) -> None:
+    arguments = ("-p", "xdist", "-n", "2", "-p", "no:cacheprovider")
+    tests = (
+        TESTS + "\n@pytest.mark.jobdoctor(max_queries=1)\n"
+        "def test_sick(jobdoctor):\n    jobdoctor.run(shop.one_by_one, [1, 2])"
+    )
+    result = session(tests, *arguments, "--jobdoctor-update", "--jobdoctor-format", "github")
+    result.assert_outcomes(passed=3, failed=1)
+    result.stdout.fnmatch_lines(
+        [
+            "::error file=shop.py,line=*,title=jobdoctor max_queries JD401 *::shop.one_by_one: 2 queries*",
+            "baseline: .jobdoctor/baseline.json, 2 tests written",
+        ]
+    )
+    assert sorted(baseline.read(pytester.path / ".jobdoctor" / "baseline.json").tests) == [
+        "test_shop.py::test_bytes",
+        "test_shop.py::test_job",
+    ]
