@@ -52,7 +52,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
 
 
 def looking(monkeypatch: pytest.MonkeyPatch, reader: Reader) -> LastStack:
-    monkeypatch.setattr(last_stack, "StackReader", lambda pid, spawned: reader)
+    monkeypatch.setattr(last_stack, "StackReader", lambda pid, spawned, thread: reader)
     return LastStack(os.getpid())
 
 
@@ -108,7 +108,7 @@ def test_how_long_it_stood_at_one_line(monkeypatch: pytest.MonkeyPatch, clock: S
 def test_what_cannot_be_read_is_said_once(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
 
-    def refuse(pid: int, spawned: bool) -> Reader:
+    def refuse(pid: int, spawned: bool, thread: int) -> Reader:
         asked.append(pid)
         raise UnreadableError("the memory of the job's process may not be read: Permission denied")
 
