@@ -64,6 +64,9 @@ def chains(rows: Iterable[TraceRow]) -> list[Chain]:
         by_id.setdefault(row.job_id, []).append(row)
     found: list[Chain] = []
     for of_id in by_id.values():
+        if len(of_id) == 1:  # nearly all are
+            found.append(Chain((of_id[0],)))
+            continue
         members: list[TraceRow] = []
         for row in sorted(of_id, key=lambda row: (row.dequeued_at_ns, row.attempt)):
             if members and (row.attempt <= members[-1].attempt or members[-1].outcome == "finished"):

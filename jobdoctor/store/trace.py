@@ -18,7 +18,7 @@ _QUEUES = TraceRow.__struct_fields__.index("worker_queues")
 
 #: Rows of other jobs (and of the job) that a history carries: the newest. More of them change no median, and a report
 #: over a million executions is to take less than two seconds (benchmarks/reading.py).
-MAX_ROWS = 20_000
+MAX_ROWS = 10_000
 
 #: Channels that can write: when a probe of one failed, nobody can say that an execution wrote nothing.
 _WRITING_CHANNELS = frozenset({"sql", "redis", "http", "file", "mail", "subprocess", "enqueue"})
