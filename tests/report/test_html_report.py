@@ -321,3 +321,17 @@ def test_every_ledger_part_has_a_colour() -> None:
     css = html_report._static("report.css")
     for name in LEDGER_PARTS:
         assert re.search(rf"\.c-{name}\b", css), name
+
+
+def test_what_a_page_carries_is_lean_and_means_the_same() -> None:
+    css = html_report._lean(
+        "a.css", '/* why\n */\na {\n  color: red; /* x */\n  top: 0;\n}\n\nb::before { content: "a"; }'
+    )
+    assert css == 'a { color: red; top: 0} b::before { content: "a"}'
+    script = html_report._lean("a.js", '// why\n\n  const a = "// b";  // c\n    return\n  a;\n')
+    assert script == 'const a = "// b";  // c\nreturn\na;'
+    assert html_report._lean("vendor/a.js", "  // kept") == "  // kept"
+    for name in html_report.CHART_SCRIPTS:
+        if not name.startswith("vendor/"):
+            odd = [line for line in html_report._static(name).splitlines() if line.count("`") % 2]
+            assert odd == [], f"{name}: a string over several lines would lose its indentation"
