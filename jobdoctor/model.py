@@ -513,6 +513,26 @@ class Bucket(Struct, frozen=True):
     run_ms: Quantiles
 
 
+class QueueSample(Struct, frozen=True, array_like=True):
+    """A queue at one moment."""
+
+    queue: str
+    depth: int
+    oldest_at_ns: int | None  # when its first job was put in it; None: it was empty, or that is not known
+    started: int = 0
+    scheduled: int = 0
+    deferred: int = 0
+    workers: int = 0  # that listened to it
+
+
+class QueuesSample(Struct, frozen=True, array_like=True):
+    """All queues at one moment. ``pools``: lists of queues in the order in which workers listen, and how many do."""
+
+    at_ns: int
+    queues: list[QueueSample]
+    pools: list[tuple[list[str], int]]
+
+
 class JobHistory(Struct, frozen=True):
     """All that a diagnosis may look at. Rules are functions of it and of nothing else.
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import msgspec
 
-from jobdoctor.model import Execution
+from jobdoctor.model import Execution, QueuesSample
 
 #: The key of the stream. Everything of ours in Redis begins with ``jobdoctor:``.
 STREAM_KEY = "jobdoctor:executions"
@@ -27,6 +27,10 @@ GROUP = "jobdoctor"
 #: is 20 to 100 MB of the server's memory; collected entries are deleted at once.
 DEFAULT_MAXLEN = 10_000
 
+#: Samples of the queues, on a stream of their own: at one in 10 s, the last hours of some hundred KB.
+SAMPLES_KEY = "jobdoctor:queues"
+SAMPLES_MAXLEN = 1_000
+
 VERSION = 1
 
 #: Unpacked size above which an entry is refused: a recorder's bounded cells and spans stay far below it.
@@ -37,6 +41,7 @@ _MAX_AT_NS = 7_258_118_400 * 1_000_000_000
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(Execution)
+_samples = msgspec.msgpack.Decoder(QueuesSample)
 
 
 class UnreadableEntryError(ValueError):
@@ -102,6 +107,25 @@ def decode(fields: Mapping[bytes, bytes]) -> Execution:
 def lost(fields: Mapping[bytes, bytes]) -> int:
     """How many earlier recordings the writer of this entry had to drop."""
     return max(0, _number(fields, b"lost") or 0)
+
+
+def encode_sample(sample: QueuesSample) -> dict[bytes, bytes]:
+    """The fields of a sample's entry."""
+    return {b"v": b"%d" % VERSION, b"q": _encoder.encode(sample)}
+
+
+def decode_sample(fields: Mapping[bytes, bytes]) -> QueuesSample:
+    """The sample of an entry; UnreadableEntryError when it is newer than this version, or garbage."""
+    version = _number(fields, b"v")
+    if version is None or version > VERSION:
+        raise UnreadableEntryError("not a sample of this version")
+    try:
+        sample = _samples.decode(fields.get(b"q", b""))
+    except (msgspec.MsgspecError, ValueError) as error:
+        raise UnreadableEntryError(f"not a sample: {error}") from None
+    if not 0 <= sample.at_ns <= _MAX_AT_NS:
+        raise UnreadableEntryError(f"at_ns is not an instant: {sample.at_ns}")
+    return sample
 
 
 def _number(fields: Mapping[bytes, bytes], name: bytes) -> int | None:

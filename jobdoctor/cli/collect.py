@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import signal
 import threading
+from collections.abc import Callable
+from contextlib import suppress
 from types import FrameType
 
 import click
@@ -38,7 +40,7 @@ def command(url: str | None, store: str | None, once: bool, quiet: bool) -> None
         Store.open(settings.store, settings.retention) as opened,
         StreamReader(opened, settings.redis_url) as reader,
     ):
-        collector = Collector(reader, stopped=stop.is_set, say=say)
+        collector = Collector(reader, stopped=stop.is_set, say=say, observe=_observer(settings.redis_url))
         collector.check()
         if once:
             collector.drain()
@@ -47,6 +49,21 @@ def command(url: str | None, store: str | None, once: bool, quiet: bool) -> None
             say(f"collecting from {reader.where} to {opened.where}")
             collector.run()
         say(collector.summary())
+
+
+def _observer(url: str) -> Callable[[], None]:
+    """Takes a sample of the queues where no worker has; what fails is left to the next one."""
+    from redis.exceptions import RedisError
+
+    from jobdoctor.rq import live, queue_observation
+
+    connection = live.connect(url)
+
+    def observe() -> None:
+        with suppress(RedisError, OSError):
+            queue_observation.observe(connection)
+
+    return observe
 
 
 def _stop_on_signals(stop: threading.Event) -> None:

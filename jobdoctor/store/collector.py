@@ -16,6 +16,7 @@ _LONGEST_PAUSE_S = 15.0
 _BLOCK_MS = 1_000
 
 _SAY_EVERY_S = 5.0
+_SAMPLES_EVERY_S = 10.0
 _PRUNE_EVERY_S = 600.0
 
 #: What is left on the stream when the collector is told to stop is collected for so long.
@@ -23,9 +24,17 @@ _LAST_DRAIN_S = 10.0
 
 
 class Collector:
-    """Moves entries until ``stopped()`` is true. ``say`` gets a line of progress now and then."""
+    """Moves entries until ``stopped()`` is true. ``say`` gets a line of progress now and then; ``observe`` takes
+    a sample of the queues, should nobody else have."""
 
-    def __init__(self, reader: StreamReader, *, stopped: Callable[[], bool], say: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        reader: StreamReader,
+        *,
+        stopped: Callable[[], bool],
+        say: Callable[[str], None],
+        observe: Callable[[], None] | None = None,
+    ) -> None:
         self._reader = reader
         self._store = reader.store
         self._stopped = stopped
@@ -36,6 +45,8 @@ class Collector:
         self._said_at = 0.0
         self._unsaid = False
         self._pruned_at: float | None = None
+        self._observe = observe
+        self._sampled_at = 0.0
 
     def check(self) -> None:
         """Ask both ends once, so that a wrong URL or a newer schema is an error now and not a wait for ever."""
@@ -49,6 +60,7 @@ class Collector:
             try:
                 self._step(_BLOCK_MS)
                 self._tidy()
+                self._sample()
             except (UnavailableStreamError, UnavailableStoreError) as error:
                 if pause == _FIRST_PAUSE_S:
                     self._say(f"waiting: {error.what}")
@@ -70,6 +82,7 @@ class Collector:
         while self._step(0).taken and time.monotonic() < give_up_at:
             self._speak()
         self.lost += self._reader.count_trimmed()
+        self._reader.collect_samples()
         if self.new:
             self._store.prune()
 
@@ -96,6 +109,13 @@ class Collector:
                 self._store.prune()
                 self._pruned_at = time.monotonic()
             self._speak()
+
+    def _sample(self) -> None:
+        if time.monotonic() - self._sampled_at >= _SAMPLES_EVERY_S:
+            self._sampled_at = time.monotonic()
+            if self._observe is not None:
+                self._observe()
+            self._reader.collect_samples()
 
     def _speak(self) -> None:
         if time.monotonic() - self._said_at >= _SAY_EVERY_S:

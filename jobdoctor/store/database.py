@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import sqlalchemy
-from sqlalchemy import Connection, Engine, event, exc, inspect, select
+from sqlalchemy import Connection, Engine, Table, event, exc, inspect, select
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.pool import NullPool, StaticPool
 
@@ -93,6 +93,10 @@ class Database:
                 return False
             self._check_version(connection)
             return True
+
+    def has(self, connection: Connection, table: Table) -> bool:
+        """Whether there is this table: a store that was last written by an earlier version has not all of them."""
+        return inspect(connection).has_table(table.name)
 
     def forget(self) -> None:
         """Drop pooled connections and what is known of the schema, after the database went away."""

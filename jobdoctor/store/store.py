@@ -13,8 +13,8 @@ from sqlalchemy.dialects import postgresql, sqlite
 from jobdoctor import wire
 from jobdoctor.config import Retention
 from jobdoctor.errors import StoreError, UnknownJobError
-from jobdoctor.model import Execution, JobHistory, Mark, Prediction, TraceRow
-from jobdoctor.store import exemplars, predictions, rollups, sessions, tables, trace, traffic
+from jobdoctor.model import Execution, JobHistory, Mark, Prediction, QueuesSample, TraceRow
+from jobdoctor.store import exemplars, predictions, queue_samples, rollups, sessions, tables, trace, traffic
 from jobdoctor.store.database import Database
 
 #: Ids remembered against a second delivery. An entry can come again only while it is on the stream, which holds a
@@ -127,6 +127,14 @@ class Store:
             with self._database.writing() as connection:
                 predictions.remember(connection, made)
 
+    def add_samples(self, samples: Sequence[QueuesSample]) -> None:
+        """Add samples of the queues; those of a moment that is known change nothing."""
+        if samples:
+            queues, pools = queue_samples.rows(list(samples))
+            with self._database.writing() as connection:
+                self._insert_missing(connection, tables.queue_samples, queues)
+                self._insert_missing(connection, tables.pool_samples, pools)
+
     def prune(self, retention: Retention | None = None, *, now_ns: int | None = None) -> None:
         """Throw away what is older or more than the retention allows, and make hours of old minutes."""
         kept = retention or self.retention
@@ -140,6 +148,7 @@ class Store:
             connection.execute(delete(held).where(held.c.to_ns < since_row_ns))
             oldest_seen = _nth_newest(connection, seen, "added_at_ns", SEEN_IDS)
             connection.execute(delete(seen).where(seen.c.added_at_ns < max(since_ns, oldest_seen)))
+            queue_samples.prune(connection, since_ns)
             rollups.coarsen(connection, now_ns - rollups.MINUTES_FOR_NS)
             forgotten_ns = now_ns - kept.rollup_days * _DAY_NS
             connection.execute(delete(tables.rollups).where(tables.rollups.c.at_ns < forgotten_ns))
@@ -365,6 +374,22 @@ class Store:
         """The newest rows of all jobs that ended since this instant, oldest first, and the promises of jobs in ms."""
         with self._database.reading() as connection:
             return traffic.rows(connection, since or 0), traffic.slos_ms(connection)
+
+    def samples(self, since: int | None = None) -> list[QueuesSample]:
+        """Samples of the queues since this instant, oldest first."""
+        with self._database.reading() as connection:
+            if not self._database.has(connection, tables.queue_samples):
+                return []
+            return queue_samples.read(connection, since or 0)
+
+    def newest_sample_ns(self) -> int:
+        """The moment of the newest sample; 0 without any."""
+        if not self._database.exists():
+            return 0
+        with self._database.reading() as connection:
+            if not self._database.has(connection, tables.queue_samples):
+                return 0
+            return queue_samples.newest_ns(connection)
 
     def _executions(
         self, connection: Connection, job: str, job_id: str | None, since_ns: int, until_ns: int

@@ -46,6 +46,8 @@ BATCH = 200
 #: An entry that a collector has held for so long without a commit is another one's: a batch takes a second.
 STALE_AFTER_S = 60.0
 
+SAMPLES_AGAIN_MS = 60_000
+
 _PAUSE_S = 0.05
 
 #: Acknowledge, delete and count in one step, so that a crash in between cannot falsify the account.
@@ -158,6 +160,23 @@ class StreamReader:
             return 0
         life, total = trimmed
         return self.store.set_lost(f"stream:{life}", total)
+
+    def collect_samples(self) -> int:
+        """Bring samples of the queues that are new to the store; how many there were. Read by all collectors, stored
+        once: they are known by their moment."""
+        newest_ms = self.store.newest_sample_ns() // 1_000_000
+        with _Saying(self.where):
+            # Clocks of two machines may differ: some that are known come again.
+            start = max(0, newest_ms - SAMPLES_AGAIN_MS)
+            entries: Any = self._client.xrange(wire.SAMPLES_KEY, min=f"{start}-0", count=wire.SAMPLES_MAXLEN)
+        samples = []
+        for _, fields in _flat(entries):
+            try:
+                samples.append(wire.decode_sample(fields))
+            except wire.UnreadableEntryError:
+                continue
+        self.store.add_samples(samples)
+        return len(samples)
 
     # -- taking
 
@@ -348,6 +367,7 @@ def drain(
                     time.sleep(_PAUSE_S)
             if moved:
                 lost = reader.count_trimmed()
+                reader.collect_samples()
         except StreamError as error:
             if store.is_empty():
                 raise

@@ -116,6 +116,31 @@ sessions = Table(
     Index("jobdoctor_sessions_to", "to_ns"),
 )
 
+#: Queues at a moment: the fields of model.QueueSample.
+queue_samples = Table(
+    "jobdoctor_queue_samples",
+    metadata,
+    Column("at_ns", BigInteger, primary_key=True),
+    Column("queue", Text, primary_key=True),
+    Column("depth", BigInteger, nullable=False),
+    Column("oldest_at_ns", BigInteger),
+    Column("started", Integer, nullable=False),
+    Column("scheduled", BigInteger, nullable=False),
+    Column("deferred", BigInteger, nullable=False),
+    Column("workers", Integer, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+#: Workers at a moment, by what they listen to.
+pool_samples = Table(
+    "jobdoctor_pool_samples",
+    metadata,
+    Column("at_ns", BigInteger, primary_key=True),
+    Column("queues", Text, primary_key=True),  # JSON, in their order
+    Column("workers", Integer, nullable=False),
+    sqlite_with_rowid=False,
+)
+
 #: Deploys and incidents.
 marks = Table(
     "jobdoctor_marks",
