@@ -1,6 +1,12 @@
-"""What a worker and its witness tell each other: one packet of msgpack for each message, over a socket pair."""
+"""What a worker and its witness tell each other: one packet of msgpack for each message, over a socket pair.
+
+What is to be said of an execution is put into words before its process is forked, when the worker's memory is not yet a
+copy; what is known only then stands before it in the packet.
+"""
 
 from __future__ import annotations
+
+import struct
 
 from msgspec import Struct, field, msgpack
 
@@ -26,9 +32,6 @@ class Begun(Struct, array_like=True, tag="begun"):
     epoch_ns: int
     perf_ns: int
     dequeued_ns: int
-    forked_ns: int
-    forked_done_ns: int
-    pid: int  # the process that runs the job
     job_id: str
     job_key: str
     job: str  # its name
@@ -49,6 +52,10 @@ class Begun(Struct, array_like=True, tag="begun"):
     failure_ttl_s: int | None
     result_ttl_s: int | None
     trigger: Trigger
+    # See ``started``:
+    forked_ns: int = 0
+    forked_done_ns: int = 0
+    pid: int = 0  # the process that runs the job
 
 
 class Ended(Struct, array_like=True, tag="ended"):
@@ -80,6 +87,26 @@ class Answer(Struct, array_like=True):
     mode: str  # of profiles: auto, always or never
     profiles: dict[str, bool] = field(default_factory=dict)  # what changed: is a job's next execution to be profiled?
     problems: list[tuple[str, str]] = field(default_factory=list)  # what failed there, and how
+
+
+_STARTED = struct.Struct("<c3q")
+_MARK = b"\xc1"  # no message of msgpack begins so
+_MESSAGES: msgpack.Decoder[Begun | Ended | Lost] = msgpack.Decoder(Begun | Ended | Lost)
+
+
+def started(begun: bytes, pid: int, forked_ns: int, forked_done_ns: int) -> bytes:
+    """The packet of an encoded ``Begun`` whose process now runs."""
+    return _STARTED.pack(_MARK, pid, forked_ns, forked_done_ns) + begun
+
+
+def read(packet: bytes) -> Begun | Ended | Lost:
+    """What a worker says. Raises MsgspecError."""
+    if not packet.startswith(_MARK):
+        return _MESSAGES.decode(packet)
+    message = _MESSAGES.decode(memoryview(packet)[_STARTED.size :])
+    if isinstance(message, Begun):
+        _, message.pid, message.forked_ns, message.forked_done_ns = _STARTED.unpack_from(packet)
+    return message
 
 
 ENCODER = msgpack.Encoder()

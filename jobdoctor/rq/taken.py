@@ -57,7 +57,7 @@ class TakenJob:
 
             self.profile_path = stack_profile.profile_path()
         self.overhead_ns = time.perf_counter_ns() - self.perf_ns
-        self._told = self._ended = False
+        self._announced = self._told = self._ended = False
 
     @property
     def memory(self) -> Memory | None:
@@ -73,19 +73,19 @@ class TakenJob:
         """The execution's id, unique for ever."""
         self.id = f"{self.job.id}:{rq_execution_id}"
 
-    def begun(self, pid: int) -> None:
-        """Its process runs: the witness is told all there is to know about it."""
-        if self._told or not self.number:
+    def announce(self) -> None:
+        """It is about to begin: all there is to know about it is put into words. Does nothing the second time."""
+        if self._announced or not self.number:
             return
         began = time.perf_counter_ns()
-        self._told = True
+        self._announced = True
         job, queue = self.job, self.queue
         data = job.__dict__.get("_data")
         number, began_with = attempt(job)
         created, enqueued = epoch_ns(job.created_at), epoch_ns(job.enqueued_at)
         waited = bool(created and enqueued and enqueued - created > SCHEDULED_GAP_NS)
         delayed = number > 1 and any(job.retry_intervals or ())
-        self.state.link.begin(
+        self.state.link.announce(
             Begun(
                 number=self.number,
                 memory=self.memory_index,
@@ -94,9 +94,6 @@ class TakenJob:
                 epoch_ns=self.epoch_ns,
                 perf_ns=self.perf_ns,
                 dequeued_ns=self.dequeued_ns,
-                forked_ns=self.forked_ns,
-                forked_done_ns=self.forked_done_ns,
-                pid=pid,
                 job_id=job.id,
                 job_key=str(job.key),
                 job=self.name,
@@ -120,6 +117,14 @@ class TakenJob:
             )
         )
         self.overhead_ns += time.perf_counter_ns() - began
+
+    def begun(self, pid: int) -> None:
+        """Its process runs: the witness is told."""
+        if self._told or not self.number:
+            return
+        self.announce()
+        self._told = True
+        self.state.link.begin(self.number, pid, self.forked_ns, self.forked_done_ns)
 
     def ended(self) -> None:
         """The worker is done with it. Does nothing the second time."""

@@ -37,7 +37,7 @@ from jobdoctor.rq.messages import UNDESERIALIZABLE, Begun, Ended
 from jobdoctor.rq.slo_record import PromiseRecord
 
 #: A horse is looked at from so long after its fork on, when it is still there.
-FIRST_LOOK_NS = 10_000_000
+FIRST_LOOK_NS = 15_000_000
 #: Seconds of CPU spent on the payload between two samples.
 _SLICE_S = 0.002
 #: Data smaller than this is stored as it is: RQ's compression saves nothing worth asking the server for.

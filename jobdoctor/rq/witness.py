@@ -18,7 +18,7 @@ import socket
 import time
 from typing import Any
 
-from msgspec import MsgspecError, msgpack
+from msgspec import MsgspecError
 from redis.exceptions import RedisError
 
 from jobdoctor import config
@@ -28,9 +28,9 @@ from jobdoctor.capture.layout import HEADER_BYTES
 from jobdoctor.capture.lock_observer import LockObserver
 from jobdoctor.capture.profile_policy import ProfilePolicy
 from jobdoctor.errors import JobdoctorError
-from jobdoctor.rq import own_program
+from jobdoctor.rq import own_program, queue_observation
 from jobdoctor.rq.fleet_profiles import FleetProfiles
-from jobdoctor.rq.messages import ENCODER, Answer, Begun, Ended, Lost
+from jobdoctor.rq.messages import ENCODER, Answer, Begun, Ended, read
 from jobdoctor.rq.slo_record import PromiseRecord
 from jobdoctor.rq.stream_writer import StreamWriter
 from jobdoctor.rq.watch import ExecutionWatch, Surroundings, horse_descriptor
@@ -50,7 +50,6 @@ _LOOK_S = 1.0
 #: Where processors are short, the jobs come first.
 _NICE = 5
 _PACKET_BYTES = 256 * 1024
-_MESSAGES = msgpack.Decoder(Begun | Ended | Lost)
 
 
 def main(line: socket.socket, setting: Setting) -> None:
@@ -140,6 +139,7 @@ class Witness:
         )
         self.watches: dict[int, ExecutionWatch] = {}
         self._retry_s = 0.0
+        self._observe_s = time.monotonic() + queue_observation.EVERY_S
         self._open = True
         self._poll = select.poll()
         self._poll.register(line, select.POLLIN)
@@ -175,7 +175,8 @@ class Witness:
             due.append(_LOOK_S)
         if self.server is not None and not due:
             due.append(max(0.0, self._forked_until_s - time.monotonic()))
-        ready = self._poll.poll(min(due) * 1000 if due else None)
+        due.append(max(0.0, max(self._observe_s, self._retry_s) - time.monotonic()))
+        ready = self._poll.poll(min(due) * 1000)
         if self._worker < 0:
             return os.getppid() != self.setting.worker_pid
         return any(descriptor == self._worker for descriptor, _ in ready)
@@ -191,6 +192,10 @@ class Witness:
         due_s = self.profiles.due_s
         if due_s is not None and due_s <= 0:
             self._write_profiles()
+        if time.monotonic() >= self._observe_s:
+            self._observe_s = time.monotonic() + queue_observation.EVERY_S
+            with _quietly(self, "queues"):
+                queue_observation.observe(self.around.connection)
         if self.server is not None and not self.watches and time.monotonic() >= self._forked_until_s:
             self._become_program(self.server)
 
@@ -235,7 +240,7 @@ class Witness:
 
     def _take(self, packet: bytes, descriptors: list[int]) -> None:
         data = _contents(descriptors)
-        message = _MESSAGES.decode(packet)
+        message = read(packet)
         if isinstance(message, Begun):
             buffer = self.setting.memories[message.memory].buffer if message.memory >= 0 else None
             ask = time.monotonic() >= self._retry_s

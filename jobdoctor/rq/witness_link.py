@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 from jobdoctor.capture.crash_log import CrashLog
 from jobdoctor.capture.memory import Memory
 from jobdoctor.model import ProbeStatus
-from jobdoctor.rq.messages import ANSWERS, COPIED_BYTES, ENCODER, INLINE_BYTES, Answer, Begun, Ended, Lost
+from jobdoctor.rq.messages import ANSWERS, COPIED_BYTES, ENCODER, INLINE_BYTES, Answer, Begun, Ended, Lost, started
 
 #: Starts of a witness within this time, beyond which something is wrong with it and nothing is recorded for a while.
 STARTS = 4
@@ -96,6 +96,7 @@ class WitnessLink:
         self._started = 0
         self._number = 0
         self._free = list(range(len(memories)))
+        self._announced: tuple[int, _Sent] = (0, _Sent(-1, b"", b""))
         self._open: dict[int, _Sent] = {}
         self._unsent: deque[tuple[bytes, bytes]] = deque()
 
@@ -182,17 +183,25 @@ class WitnessLink:
             self._receive()
         return self._free.pop() if self._free else -1
 
-    def begin(self, message: Begun) -> None:
-        """An execution runs."""
+    def announce(self, message: Begun) -> None:
+        """An execution is about to begin."""
         data, message.data = message.data, b""
         if len(data) <= INLINE_BYTES:
             message.data, data = data, b""
         elif len(data) > COPIED_BYTES:
             data = b""
-        sent = self._open[message.number] = _Sent(message.memory, ENCODER.encode(message), data)
+        self._announced = message.number, _Sent(message.memory, ENCODER.encode(message), data)
+
+    def begin(self, number: int, pid: int, forked_ns: int = 0, forked_done_ns: int = 0) -> None:
+        """The execution that was announced runs."""
+        announced, sent = self._announced
+        if announced != number:
+            return
+        sent.begun = started(sent.begun, pid, forked_ns, forked_done_ns)
+        self._open[number] = sent
         if len(self._open) > OPEN:
             self._give_up(next(iter(self._open)))
-        self._unsent.append((sent.begun, data))
+        self._unsent.append((sent.begun, sent.data))
         self._flush()
 
     def end(self, message: Ended) -> None:

@@ -184,7 +184,8 @@ class WorkerMixin(_Base):
                 )
             elif taken.memory is not None:
                 taken.guard.problems.append(f"Calls and phases: {taken.memory.fallback}")
-            taken.forked_ns = time.perf_counter_ns()
+            taken.announce()
+        taken.forked_ns = time.perf_counter_ns()
         try:
             return super().fork_work_horse(*args, **kwargs)
         finally:
