@@ -115,6 +115,23 @@ def test_code_is_copied(page: Page, folder: Path) -> None:
     page.wait("document.querySelector('details.finding.top [data-copy]').textContent === 'Copied'")
 
 
+def test_the_index_is_sorted_by_a_click_on_a_column(page: Page, folder: Path) -> None:
+    page.open(folder / "index.html")
+    heads = page.evaluate("document.querySelectorAll('table[data-sortable] th[data-sort] button').length")
+    assert heads >= 3
+    jobs = "[...document.querySelectorAll('table[data-sortable] tbody tr')].map((one) => one.textContent)"
+    before = page.evaluate(jobs)
+    orders = set()
+    for number in range(1, heads + 1):
+        head = f"document.querySelectorAll('table[data-sortable] th[data-sort] button')[{number - 1}]"
+        for _ in range(2):
+            page.evaluate(f"{head}.click()")
+            orders.add(tuple(page.evaluate(jobs)))
+            assert page.evaluate(f"{head}.closest('th').getAttribute('aria-sort')") in ("ascending", "descending")
+    assert len(orders) >= 2
+    assert all(sorted(one) == sorted(before) for one in orders)
+
+
 def test_links_between_reports_lead_to_files_that_are_there(page: Page, folder: Path) -> None:
     for name in (*NAMES, "index"):
         page.open(folder / f"{name}.html")
