@@ -14,7 +14,7 @@ from jobdoctor.errors import ConfigError, StoreError, StreamError
 
 if TYPE_CHECKING:
     from jobdoctor.config import Settings
-    from jobdoctor.model import TraceRow
+    from jobdoctor.model import QueuesSample, TraceRow
     from jobdoctor.queueing.expectation import Times, Worker
     from jobdoctor.queueing.observation import ObservedQueue
     from jobdoctor.report.queues import DemotedRow, QueueRow, QueuesReport, StalledRow
@@ -59,20 +59,21 @@ def command(
     settings = config.load(store=store, redis_url=url)
     now_ns = time.time_ns()
     since_ns = now_ns - _DAY_NS if since is None else since
-    rows, source = _recorded(settings, since_ns, quiet)
+    rows, sample, source = _recorded(settings, since_ns)
     live, demoted, problem = _live(settings.redis_url)
-    if live is None and not rows:
+    if live is None and not rows and sample is None:
         raise StreamError(problem, f"start the server or give its --url; there are no recordings in {source} either")
     if live is None:
         note(f"Note: {problem}", quiet=quiet)
-    made = _report(rows, live, demoted, queues, settings, source, since_ns, now_ns)
+    made = _report(rows, live, sample, demoted, queues, settings, source, since_ns, now_ns)
     if format_ == "json":
         print_text(report.render_json(made))
     else:
         print_text(report.render_text(made, color=wants_color()))
 
 
-def _recorded(settings: Settings, since_ns: int, quiet: bool) -> tuple[list[TraceRow], str]:
+def _recorded(settings: Settings, since_ns: int) -> tuple[list[TraceRow], QueuesSample | None, str]:
+    """Executions of the window, and the newest sample of the queues in it."""
     from jobdoctor.cli.reading import drained
     from jobdoctor.store import Store
 
@@ -83,11 +84,12 @@ def _recorded(settings: Settings, since_ns: int, quiet: bool) -> tuple[list[Trac
             pass  # said below, by whoever looks at the queues
         try:
             if opened.is_empty():
-                return [], opened.where
-            return opened.traffic(since_ns)[0], opened.where
+                return [], None, opened.where
+            samples = opened.samples(max(since_ns, opened.newest_sample_ns()))
+            return opened.traffic(since_ns)[0], samples[-1] if samples else None, opened.where
         except StoreError as error:
-            note(f"Note: {error.what}", quiet=quiet)
-            return [], opened.where
+            note(f"Note: {error.what}")
+            return [], None, opened.where
 
 
 def _live(url: str) -> tuple[LiveQueues | None, list[DemotedRow], str]:
@@ -120,6 +122,7 @@ def _live(url: str) -> tuple[LiveQueues | None, list[DemotedRow], str]:
 def _report(
     rows: list[TraceRow],
     live: LiveQueues | None,
+    sample: QueuesSample | None,
     demoted: list[DemotedRow],
     wanted: tuple[str, ...],
     settings: Settings,
@@ -133,7 +136,13 @@ def _report(
     from jobdoctor.store.stream import shown
 
     observed = observe(rows)
-    names = sorted({*observed, *((queue.name for queue in live.state.queues) if live else ())})
+    names = sorted(
+        {
+            *observed,
+            *((queue.name for queue in live.state.queues) if live else ()),
+            *((queue.queue for queue in sample.queues) if sample else ()),
+        }
+    )
     unknown = [name for name in wanted if name not in names]
     if unknown:
         raise ConfigError(f"there is no queue {unknown[0]!r}", f"queues: {', '.join(names[:12]) or 'none'}")
@@ -141,7 +150,10 @@ def _report(
     for row in rows:
         times.setdefault(row.job, []).append(max(0, row.reaped_at_ns - row.dequeued_at_ns) / _SECOND_NS)
     drawn = Times(times)
-    queues = _queues(live, observed, drawn, len(rows), since_ns, now_ns)
+    if live is None:
+        queues = _remembered(sample, observed)
+    else:
+        queues = _queues(live, observed, drawn, len(rows), since_ns, now_ns)
     return QueuesReport(
         at_ns=live.state.at_ns if live else now_ns,
         live=shown(settings.redis_url) if live else "",
@@ -150,15 +162,16 @@ def _report(
         executions=len(rows),
         workers=len(live.state.workers) if live else None,
         suspended=live is not None and live.state.suspended,
-        queues=[row for row in queues if not wanted or row.name in wanted],
+        queues=sorted((row for row in queues if not wanted or row.name in wanted), key=_place),
         stalled=_stalled(live, drawn) if live else [],
         demoted=demoted,
         left_out=live.state.left_out if live else [0, 0],
+        sampled_ns=sample.at_ns if sample and not live else 0,
     )
 
 
 def _queues(
-    live: LiveQueues | None,
+    live: LiveQueues,
     observed: dict[str, ObservedQueue],
     times: Times,
     executions: int,
@@ -169,10 +182,6 @@ def _queues(
     from jobdoctor.queueing.expectation import Expected, Line, expected
     from jobdoctor.report.queues import QueueRow
 
-    if live is None:
-        return [
-            QueueRow(name, None, None, None, None, None, None, _NO_SERVER, "", own) for name, own in observed.items()
-        ]
     lines = {}
     for queue in live.state.queues:
         line = live.in_line.get(queue.name)
@@ -209,6 +218,34 @@ def _queues(
     ]  # fmt: skip
 
 
+def _remembered(sample: QueuesSample | None, observed: dict[str, ObservedQueue]) -> list[QueueRow]:
+    """Without a server: what was recorded, and the newest sample."""
+    from jobdoctor.report.queues import QueueRow
+
+    seen = {queue.queue: queue for queue in sample.queues} if sample else {}
+    found = []
+    for name in sorted({*seen, *observed}):
+        own, queue = observed.get(name), seen.get(name)
+        if queue is None or sample is None:
+            found.append(QueueRow(name, None, None, None, None, None, None, _NO_SERVER, "", own))
+            continue
+        age = None if queue.oldest_at_ns is None else max(0.0, (sample.at_ns - queue.oldest_at_ns) / _SECOND_NS)
+        found.append(
+            QueueRow(
+                name, queue.depth, age, queue.scheduled, queue.deferred, queue.workers, None, _NO_SERVER_NOW, "", own
+            )
+        )  # fmt: skip
+    return found
+
+
+def _place(row: QueueRow) -> tuple[float, str]:
+    """Queues of promises by their promise, the fastest first; then the others by name."""
+    from jobdoctor.promises import seconds_of_queue
+
+    return seconds_of_queue(row.name) or inf, row.name
+
+
+_NO_SERVER_NOW = "the wait is not known: no server answered"
 _NO_SERVER = "depth and expected wait are not known: no server answered"
 _NO_RECORDINGS = "the wait is not known: nothing was recorded in this window (`jobdoctor run` records)"
 

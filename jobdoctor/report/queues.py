@@ -68,6 +68,7 @@ class QueuesReport(Struct, frozen=True):
     stalled: list[StalledRow]
     demoted: list[DemotedRow]
     left_out: list[int]  # queues and workers beyond what is looked at
+    sampled_ns: int = 0  # without a server: the moment of the newest sample of the queues; 0: none
 
 
 # ---------------------------------------------------------------------------------------------------------------- text
@@ -89,7 +90,7 @@ def render_text(report: QueuesReport, *, color: bool = False) -> str:
     table.add_column("queue", ratio=1, overflow="fold")
     table.add_column("jobs", width=9)
     table.add_column("oldest", width=8)
-    table.add_column("a job enqueued now waits", width=24)
+    table.add_column("enqueued now, waits", width=20)
     table.add_column("busy", width=4)
     table.add_column("workers", width=7)
     for row in report.queues:
@@ -113,6 +114,8 @@ def render_text(report: QueuesReport, *, color: bool = False) -> str:
 
 def _heading(report: QueuesReport) -> str:
     where = f"as {report.live} has them" if report.live else "from the recordings alone: no server answered"
+    if report.sampled_ns:
+        where += f", depths as of {words.instant(report.sampled_ns)}"
     workers = "" if report.workers is None else f", {words.count(report.workers, 'worker')}"
     recorded = (
         f"{words.count(report.executions, 'execution')} recorded since {words.instant(report.since_ns)}"
@@ -131,7 +134,7 @@ def _expected(row: QueueRow) -> Text:
     if expected is None:
         return Text("not known", style="dim")
     if not isfinite(expected.p50):
-        return Text("for ever: nobody listens", style="bold red")
+        return Text("for ever", style="bold red")
     return Text(f"{seconds(expected.p50)}, p95 {seconds(expected.p95)}")
 
 
@@ -209,6 +212,7 @@ def render_json(report: QueuesReport) -> str:
             "executions": report.executions,
             "workers": report.workers,
             "suspended": report.suspended,
+            "sampled_at": words.iso(report.sampled_ns) if report.sampled_ns else None,
             "queues": [_queue_json(row) for row in report.queues],
             "stalled": [{"worker": row.worker, "queues": row.queues, "what": row.what} for row in report.stalled],
             "demoted": [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from msgspec.structs import replace
 from rq import Queue
 
 from jobdoctor.cli.main import cli
+from jobdoctor.model import QueueSample, QueuesSample
 from jobdoctor.rq import live, queue_state
 from jobdoctor.store import Store
 from tests.builders import make_execution
@@ -129,6 +131,26 @@ def test_without_a_server_the_recordings_alone(recorded: Path) -> None:
     (mail,) = asked(AWAY)["queues"]
     assert mail["depth"] is None
     assert mail["recorded"]["executions"] == 20
+
+
+def test_without_a_server_the_newest_sample(recorded: Path) -> None:
+    now = time.time_ns()
+    with Store.open("sqlite:///jobdoctor.db") as store:
+        for age, depth in ((60, 3), (20, 7)):
+            at = now - age * 1_000_000_000
+            store.add_samples([QueuesSample(at, [QueueSample("mail", depth, at - 5_000_000_000, workers=2)], [])])
+    data = asked(AWAY)
+    (mail,) = data["queues"]
+    assert (mail["depth"], mail["oldest_ms"], mail["workers"]) == (7, 5_000, 2)
+    assert data["sampled_at"]
+    assert "depths as of" in " ".join(invoke(AWAY).stdout.split())
+
+
+def test_queues_of_promises_by_their_promise(folder: Path, valkey_url: str, redis_client: redis.Redis) -> None:
+    add_worker(redis_client, "w", "within_24_hours,default,within_30_seconds,within_5_minutes")
+    names = [queue["queue"] for queue in asked(valkey_url)["queues"]]
+    assert names == ["within_30_seconds", "within_5_minutes", "within_24_hours", "default"]
+    assert "\nwithin_30_seconds " in invoke(valkey_url).stdout  # in one piece
 
 
 def test_without_either(folder: Path) -> None:
