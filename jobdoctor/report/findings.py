@@ -11,6 +11,9 @@ from jobdoctor import words
 from jobdoctor.model import STEP_TITLES, STEPS, Check, Finding, Severity, Status
 from jobdoctor.report.source import Source, read_source
 
+#: Below it a saving is said not to be one of time.
+LEAST_SAVING_MS = 0.05
+
 
 class FindingView(Struct, frozen=True):
     finding: Finding

@@ -25,6 +25,7 @@ from jobdoctor.model import STEP_TITLES
 from jobdoctor.report import charts, deaths, predictions, time_charts
 from jobdoctor.report.context import ReportContext
 from jobdoctor.report.evidence_table import shown
+from jobdoctor.report.findings import LEAST_SAVING_MS
 from jobdoctor.report.index import IndexPage, build_index
 from jobdoctor.report.ledger import PART_TITLES
 
@@ -159,6 +160,7 @@ def _environment() -> Environment:
     environment = Environment(
         loader=PackageLoader("jobdoctor.report"),
         autoescape=True,
+        optimized=False,  # most pages are rendered once, and compiling them takes longer than that
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -188,6 +190,7 @@ def _environment() -> Environment:
     environment.globals |= {
         "code_lines": code_lines,
         "count": words.count,
+        "least_saving_ms": LEAST_SAVING_MS,
         "verdict_titles": VERDICT_TITLES,
         "verdict_meanings": VERDICT_MEANINGS,
         "status_titles": STATUS_TITLES,

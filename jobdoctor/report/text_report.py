@@ -13,7 +13,7 @@ from jobdoctor import words
 from jobdoctor.model import STEP_TITLES, Check, Finding
 from jobdoctor.report import deaths, predictions
 from jobdoctor.report.context import ReportContext
-from jobdoctor.report.findings import FindingView, StepView
+from jobdoctor.report.findings import LEAST_SAVING_MS, FindingView, StepView
 from jobdoctor.report.ledger import LedgerEntry
 
 WIDTH = 80
@@ -33,6 +33,8 @@ _STATUS_MARKS = {
     "not_checked": ("?", "not checked", ""),
     "crashed": ("x", "crashed", "magenta"),
 }
+#: Around the job is drawn lighter than inside it.
+_INSIDE, _AROUND = "█", "░"
 #: Of a stack; the HTML report has them all.
 _SHOWN_FRAMES = 8
 _TOGETHER = "\N{NO-BREAK SPACE}"
@@ -83,11 +85,8 @@ def _heading(console: Console, text: str) -> None:
 def _head(console: Console, report: ReportContext) -> None:
     _print(console, report.job, "bold")
     failures = f" ({words.number(report.failures)} did not finish)" if report.failures else ""
-    _print(
-        console,
-        f"{words.count(report.executions, 'execution')}{failures}, "
-        f"{words.instant(report.from_ns).removesuffix(' UTC')} to {words.instant(report.to_ns)}",
-    )
+    _print(console, f"{words.count(report.executions, 'execution')}{failures}")
+    _print(console, f"{words.instant(report.from_ns).removesuffix(' UTC')} to {words.instant(report.to_ns)}", "dim")
     console.print()
     verdict = report.verdict
     _print(
@@ -111,6 +110,9 @@ def _ledger(console: Console, report: ReportContext) -> None:
     if not ledger.bar:
         return
     _heading(console, f"Where {words.duration(ledger.wall_ms)} go, from enqueue to reap")
+    around = f"{_AROUND} around it {words.duration(ledger.around_ms)} {words.share(ledger.around_ms / ledger.wall_ms)}"
+    inside = f"{_INSIDE} inside the job {words.duration(ledger.inside_ms)}"
+    _print(console, f"{inside} {words.share(ledger.inside_ms / ledger.wall_ms)}, {around}", "", 2)
     _parts(console, ledger.bar, ledger.entries)
     if ledger.run_bar:
         _print(console, f"The run alone, {words.duration(ledger.run_ms)}:", "", 2)
@@ -133,8 +135,7 @@ def _parts(console: Console, bar: list[LedgerEntry], entries: list[LedgerEntry])
 
 def _ledger_line(console: Console, entry: LedgerEntry, entries: list[LedgerEntry]) -> None:
     bar = max(1, round(entry.share * BAR))
-    # Around the job is drawn lighter than inside it.
-    drawn = ("░" if entry.around else "█") * bar
+    drawn = (_AROUND if entry.around else _INSIDE) * bar
     details = [one.detail for one in entries if one.name == entry.name and one.detail]
     line = f"{entry.title:<19}{words.duration(entry.ms):>11} {words.share(entry.share):>5}  {drawn}"
     _print(console, line, "", 2)
@@ -175,7 +176,7 @@ def _finding(console: Console, number: int, view: FindingView) -> None:
 
 def _saving(finding: Finding, share: float) -> str:
     saving = finding.saving_ms
-    if saving.mid <= 0:
+    if saving.mid < LEAST_SAVING_MS:
         return f"{words.share(finding.confidence)} sure"
     of_all = f" ({words.share(share)} of it)" if share >= 0.01 else ""
     spread = f", {words.duration(saving.low)} to {words.duration(saving.high)}" if saving.high > saving.low else ""
@@ -243,6 +244,9 @@ def _capture(console: Console, report: ReportContext) -> None:
         _print(console, f"{words.count(capture.lost, 'recording')} lost before reaching the store", "", 2)
     if capture.truncated:
         _print(console, "at least one recording was cut to its bound", "", 2)
+    seen = [f"{row.channel} ({', '.join(row.libraries)})" for row in capture.probes if row.status == "active"]
+    if seen:
+        _item(console, "calls seen: ", ", ".join(seen), "", 2)
     for probe in capture.probes:
         for reason in probe.reasons:
             _print(console, f"{probe.channel} calls not seen: {reason}", "", 2)

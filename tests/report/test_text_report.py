@@ -8,7 +8,7 @@ import pytest
 from msgspec.structs import replace
 from rich.cells import cell_len
 
-from jobdoctor.model import Check, LedgerPart
+from jobdoctor.model import Check, LedgerPart, Saving
 from jobdoctor.report import text_report
 from jobdoctor.report.context import build_context
 from tests.builders import MS
@@ -77,6 +77,7 @@ def test_the_steps_are_in_order() -> None:
 def test_says_what_was_not_captured() -> None:
     text = rendered("rich")
     assert "8 of 40 looked at, jobdoctor's own cost 9.0 ms each" in text
+    assert "  calls seen: enqueue (rq), file (io), lock (fcntl, redis, threading)" in text
     assert "http calls not seen: httpx: httpx 0.99 is not known" in text
 
 
@@ -86,3 +87,18 @@ def test_colours_only_where_wanted() -> None:
     assert "[31m" not in rendered("hostile")[: rendered("hostile").index("INSIDE")].replace(
         "\N{REPLACEMENT CHARACTER}[31m", ""
     )
+
+
+def test_inside_and_around_are_told_apart_without_colour() -> None:
+    text = rendered("rich")
+    assert "  █ inside the job 3.9 s 79%, ░ around it 664 ms 14%\n" in text
+    assert re.search(r"queue wait .*  ░+\n", text)
+    assert re.search(r"SQL .*  █+\n", text)
+
+
+def test_nothing_is_no_saving() -> None:
+    diagnosis = diagnoses.rich()
+    small = replace(diagnosis.findings[0], saving_ms=Saving(0.0, 0.01, 0.02))
+    text = text_report.render(build_context(replace(diagnosis, findings=[small])))
+    assert "saves" not in text.split("Checklist")[0]
+    assert "\n   97% sure\n" in text
