@@ -23,6 +23,7 @@ from rq.job import Job
 
 import jobdoctor
 from jobdoctor import wire
+from jobdoctor.capture.sampler import inherited_bytes
 from jobdoctor.rq import witness_link
 from jobdoctor.rq.recording_state import MEMORIES
 from tests.integration import death_jobs, jobs
@@ -138,6 +139,9 @@ def test_it_becomes_a_program_of_its_own(redis_client: redis.Redis, valkey_url: 
         assert b"hunter2" not in (process / "cmdline").read_bytes() + (process / "environ").read_bytes()
         assert "sqlalchemy" in pathlib.Path(f"/proc/{worker.pid}/maps").read_text()
         assert "sqlalchemy" not in (process / "maps").read_text()
+        bare = "import redis; print([line for line in open('/proc/self/status') if line.startswith('RssAnon')][0])"
+        said = subprocess.run([sys.executable, "-c", bare], capture_output=True, text=True, check=True).stdout
+        assert inherited_bytes(witness) < 1.5 * int(said.split()[1]) * 1024
         killed = queue.enqueue(death_jobs.kill_self_after, 0.5)
         until(lambda: redis_client.xlen(wire.STREAM_KEY) == 1)
         assert killed.is_failed
