@@ -10,6 +10,7 @@ from jobdoctor.model import Finding, Verdict
 
 #: How :func:`jobdoctor.diagnosis.verdict.headline` begins its last clause.
 _GAIN = "; gives back about "
+_NOTHING = "Nothing wrong found: "
 
 
 class Headline(Struct, frozen=True):
@@ -26,6 +27,7 @@ def headline(verdict: Verdict, findings: Sequence[Finding]) -> Headline:
     said = verdict.headline
     lead = next((one for one in findings if one.title and said.startswith(f"{one.title}: ")), None)
     if lead is None:
-        return Headline(said)
+        rest = said.removeprefix(_NOTHING)  # which is what the verdict's own word says beside it
+        return Headline(rest[:1].upper() + rest[1:])
     action, _, gain = said.removeprefix(f"{lead.title}: ").partition(_GAIN)
     return Headline(lead.title, action[:1].upper() + action[1:], gain, lead.code)

@@ -24,5 +24,6 @@ def test_the_sentence_of_the_verdict_is_parted_where_the_verdict_joined_it() -> 
 
 
 def test_a_sentence_of_its_own_stays_whole() -> None:
-    said = "Nothing wrong found: 100 ms a run"
-    assert headline(Verdict("none", said, 0.9), [diagnoses.N_PLUS_ONE]) == Headline(said)
+    said = "All 3 executions failed"
+    assert headline(Verdict("unknown", said, 0.3), [diagnoses.N_PLUS_ONE]) == Headline(said)
+    assert headline(Verdict("none", "Nothing wrong found: 100 ms a run", 0.9), []) == Headline("100 ms a run")
