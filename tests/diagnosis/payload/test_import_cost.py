@@ -80,6 +80,15 @@ def test_a_cold_first_execution_is_no_illness() -> None:
     assert ask(ImportCostRule, [cold, *warm]) == []
 
 
+def test_a_busy_host_makes_no_work_of_the_jobs_own_package() -> None:
+    """Its module took 110 ms, for the host is busy: of 400 ms of imports, 100 were CPU."""
+    imports = [ImportCost("app.jobs", 120 * MS, 110 * MS, 0), ImportCost("psycopg", 280 * MS, 100 * MS, 0)]
+    busy = alike(imports=imports, run_ms=900, ledger={"import": 100, "cpu_wait": 700, "cpu": 100})
+    assert only(ask(ImportCostRule, busy)).severity == "info"
+    calm = alike(imports=imports, run_ms=600, ledger={"import": 400, "cpu": 200})
+    assert only(ask(ImportCostRule, calm)).severity == "warning"
+
+
 def test_what_is_given_back_is_the_whole_time_of_the_imports() -> None:
     """Of 420 ms, 300 were CPU: the others were waits for a processor and for files, and collections."""
     executions = alike(imports=IMPORTS, run_ms=600, ledger={"import": 300, "cpu_wait": 120, "cpu": 180})

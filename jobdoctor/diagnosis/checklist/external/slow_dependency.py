@@ -45,6 +45,7 @@ class SlowDependency(Rule):
     related_to = (
         "JD407",
         "JD203", "JD205", "JD206", "JD401", "JD402", "JD403", "JD404", "JD405", "JD406", "JD501", "JD503",
+        "JD605",
     )  # fmt: skip
 
     target_share = Limit(

@@ -153,11 +153,14 @@ def _saving(executions: Sequence[Execution], costs: Sequence[float]) -> tuple[fl
     not stretch; what is given back is the mean of the whole time of the imports: with their waits for a processor and
     for files, and with the collections that their objects brought about."""
     walls = [
-        max(cost, sum(each.total_ns for each in execution.imports if not each.depth) / measure.NS_PER_MS)
-        for execution, cost in zip(executions, costs, strict=True)
+        max(cost, _wall_ns(execution) / measure.NS_PER_MS) for execution, cost in zip(executions, costs, strict=True)
     ]
     gone = measure.mean(measure.winsorised(walls))
     return measure.give_or_take(0.9 * measure.quantile(costs, 0.25), 0.97 * gone, max(gone, measure.mean(walls)))
+
+
+def _wall_ns(execution: Execution) -> int:
+    return sum(each.total_ns for each in execution.imports if not each.depth)
 
 
 def _package(name: str) -> str:
@@ -165,12 +168,11 @@ def _package(name: str) -> str:
 
 
 def _own_ms(execution: Execution, job: str) -> float:
-    """What the application's modules took by themselves, without the imports below them."""
+    """What the application's modules took by themselves, without the imports below them, and without their part of
+    what all imports waited for a processor: a busy host makes no illness of what is loaded in no time."""
     package = _package(job)
-    return (
-        sum(each.self_ns for each in execution.imports if each.application or _package(each.module) == package)
-        / measure.NS_PER_MS
-    )
+    own = sum(each.self_ns for each in execution.imports if each.application or _package(each.module) == package)
+    return own * measure.share(execution.ledger_ns("import"), _wall_ns(execution)) / measure.NS_PER_MS
 
 
 def _snippet(names: Sequence[str], modules: Sequence[ImportCost], history: JobHistory) -> str:
