@@ -78,7 +78,7 @@ def test_a_demoted_job_is_moved_with_all_that_it_has(queue: Queue, worker: Any, 
     before = queue.enqueue(jobs.any_time)
     job = queue.enqueue(
         jobs.fast, 1, job_timeout=77, retry=Retry(max=3, interval=9), meta={"a": 1}, result_ttl=5, depends_on=before,
-        failure_ttl=6, description="one", on_failure=jobs.any_time,
+        failure_ttl=6, description="one", on_failure=rq.Callback(jobs.any_time),
     )  # fmt: skip
     after = queue.enqueue(jobs.any_time, depends_on=job)
     queue.remove(before)
