@@ -223,7 +223,7 @@ def _column(x: float, rows: int, sides: Sequence[Side], job: str, *, own: bool =
             x,
             TOP + free + number * (BOX_HEIGHT + GAP),
             _cut(side.title, LETTERS - 1),
-            _cut(side.subtitle, LETTERS + 5),
+            _cut(side.subtitle, LETTERS + 3),
             f"{side.job or side.title} {side.subtitle}".strip(),
             "" if side.job == job else side.job,
             own or side.job == job,

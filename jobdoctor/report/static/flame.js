@@ -187,7 +187,7 @@
       // What lies outside of the part in sight could not be seen as chosen.
       if (node.start < this.zoomed.start || node.end > this.zoomed.end) this.zoomed = node;
       this.paint();
-      this.graph.querySelector('[aria-selected="true"]').scrollIntoView({ block: "nearest" });
+      this.graph.querySelector('[aria-selected="true"]').scrollIntoView({ block: "nearest", behavior: "instant" });
     }
     zoom(node) {
       this.zoomed = node;
