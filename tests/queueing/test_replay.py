@@ -103,6 +103,11 @@ def test_workers_come_and_go() -> None:
     assert replay(traffic((0, "q", 1)), [Pool(("q",), ((5, 6),)), steady(["other"], 1)]).taken == [5]
 
 
+def test_a_worker_that_left_while_it_was_idle_takes_nothing() -> None:
+    jobs = traffic((0, "q", 1), (8, "q", 1))
+    assert replay(jobs, [Pool(("q",), ((0, 5), (9, inf)))]).taken == [0, 9]
+
+
 def test_what_nobody_listens_to_is_never_taken() -> None:
     done = replay(traffic((0, "q", 1), (0, "r", 1)), [steady(["q"], 1)])
     assert done.taken == [0, inf]

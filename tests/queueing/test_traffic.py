@@ -42,6 +42,9 @@ def test_who_overtook_others_was_put_at_front() -> None:
     # One that is late overtook nobody, and those that passed it are not at front.
     late = [row("a", 0, 0, 1), row("a", 1, 20, 21), row("a", 2, 2, 3), row("a", 4, 4, 5), row("a", 6, 6, 7)]
     assert traffic_of(late)[0].fronts == set()
+    # Two workers took two at one moment: whose clock was read first says nothing.
+    together = [row("a", 0, 5.05, 6, worker="w1"), row("a", 1, 5.0, 6, worker="w2"), row("a", 2, 6, 7, worker="w1")]
+    assert traffic_of(together)[0].fronts == set()
     # In another queue it is no overtaking.
     other = [row("a", 0, 0, 5), row("a", 1, 6, 7), row("a", 3, 5, 6, queue="high", worker_queues=["high", "default"])]
     assert traffic_of(other)[0].fronts == set()
