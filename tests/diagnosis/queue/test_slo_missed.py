@@ -62,7 +62,7 @@ def test_says_how_many_were_moved_and_since_when() -> None:
     assert finding.evidence[1].text.startswith("25 of its jobs were moved from within_1_second to within_24_hours")
     assert finding.evidence[1].data == {
         "moved": 25, "from_queue": "within_1_second", "to_queue": "within_24_hours",
-        "since_ns": EPOCH_NS + 60 * SECOND,
+        "since_at_ns": EPOCH_NS + 60 * SECOND,
     }  # fmt: skip
 
 

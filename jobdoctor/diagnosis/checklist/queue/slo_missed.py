@@ -155,7 +155,7 @@ def _demoted(history: JobHistory) -> Evidence | None:
             "moved": number,
             "from_queue": first.demoted_from,
             "to_queue": first.queue,
-            "since_ns": first.demoted_at_ns,
+            "since_at_ns": first.demoted_at_ns,
         },
     )
 
