@@ -21,6 +21,8 @@ MOST_CALLS = 20_000
 MOST_CALLS_OF_ALL = 32_000
 #: What the executions after a very large one may still draw.
 LEAST_CALLS = 1_000
+#: Waits for locks that are told one by one.
+MOST_WAITS = 200
 #: A merged bar covers at most this share of the axis: merging begins far below a pixel and doubles up to this.
 FIRST_MERGE_SHARE = 1 / 16_000
 LAST_MERGE_SHARE = 1 / 250
@@ -63,6 +65,14 @@ class Stretch(Struct, frozen=True):
     length_us: int
 
 
+class Blocked(Struct, frozen=True):
+    """A wait for a lock, and who held it, as far as that is known."""
+
+    start_us: int
+    length_us: int
+    holder: str
+
+
 class Lane(Struct, frozen=True):
     """A run as it is shown without a script: an SVG path on 1,000 by 10 units."""
 
@@ -78,6 +88,7 @@ class Waterfall(Struct, frozen=True):
 
     length_us: int
     phases: list[Stretch]
+    blocked: list[Blocked]
     shapes: list[Shape]
     runs: list[Run]  # in the order in which they began
     in_flight: int
@@ -142,6 +153,7 @@ def waterfall(execution: Execution, most: int = MOST_CALLS) -> Waterfall | None:
     return Waterfall(
         length_us=length_us,
         phases=phases,
+        blocked=_blocked(execution),
         shapes=[_shape(execution.groups[group]) for group in groups],
         runs=kept,
         in_flight=in_flight,
@@ -157,6 +169,7 @@ def data(picture: Waterfall) -> dict[str, object]:
     return {
         "length": picture.length_us,
         "phases": [[phase.name, phase.start_us, phase.length_us] for phase in picture.phases],
+        "blocked": [[wait.start_us, wait.length_us, wait.holder] for wait in picture.blocked],
         "shapes": [
             [shape.channel, shape.label, shape.callsite, shape.function, shape.target, shape.relationship]
             for shape in picture.shapes
@@ -164,6 +177,20 @@ def data(picture: Waterfall) -> dict[str, object]:
         "runs": [_columns(run) for run in picture.runs],
         "inFlight": picture.in_flight,
     }
+
+
+def _blocked(execution: Execution) -> list[Blocked]:
+    """The longest waits for locks, in order of time."""
+    longest = sorted(execution.locks, key=lambda wait: -wait.waited_ns)[:MOST_WAITS]
+    return [
+        Blocked(
+            _us(wait.start_ns),
+            _us(wait.waited_ns),
+            f"{wait.kind} lock held by {wait.blocking_job or wait.blocking_statement or 'somebody unknown'}",
+        )
+        for wait in sorted(longest, key=lambda wait: wait.start_ns)
+        if wait.start_ns
+    ]
 
 
 def _columns(run: Run) -> dict[str, object]:

@@ -88,6 +88,7 @@ def pictured() -> Diagnosis:
     executions[executions.index(slowest)] = replace(
         slowest,
         spans=[*slowest.spans, Span(3, 500 * MS, 30 * MS, thread=2), Span(3, 600 * MS, 30 * MS, thread=2, error=True)],
+        locks=[replace(wait, start_ns=1_000 * MS, waited_ns=600 * MS) for wait in slowest.locks],
         profile=Profile(1.0, 900, SECOND, [ProfileFrame(-1, "only_here", "app/slow.py:1", SECOND, True)]),
     )
     retries = [

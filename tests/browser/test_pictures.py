@@ -187,6 +187,17 @@ def test_threads_have_rows_of_their_own_and_a_killed_horse_its_last_call(page: P
     assert "in flight" in text(page, f"{ROWS} .wf-flag")
 
 
+def test_waits_for_locks_stand_above_the_calls(page: Page, folder: Path) -> None:
+    shown(page, folder)
+    focus(page)
+    waits = next(index for index, one in enumerate(rows(page)) if one == "1 wait for locks, 600 ms together")
+    at = page.box(f"{ROWS} .wf-row:nth-child({waits + 1})")
+    canvas = page.box(f"{ROWS} canvas")
+    page.mouse("mouseMoved", canvas["left"] + canvas["width"] * 1.3 / 4.52, at["top"] + 12)
+    page.frame()
+    assert text(page, ".tip") == "Blocked for 600 ms, from 1.0000 srow lock held by app.stock.recount"
+
+
 def test_choosing_another_execution_changes_all_of_its_pictures(page: Page, folder: Path) -> None:
     shown(page, folder)
     flame = "document.querySelector('[data-flame]:not([hidden]) .frame').textContent"

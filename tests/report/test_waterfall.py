@@ -6,7 +6,7 @@ import json
 from itertools import accumulate
 from typing import Any
 
-from jobdoctor.model import Execution, Phase, Span
+from jobdoctor.model import Execution, LockWait, Phase, Span
 from jobdoctor.report import html_report, waterfall
 from jobdoctor.report.waterfall import Waterfall
 from tests.builders import MS, make_execution, make_group
@@ -129,6 +129,19 @@ def test_twenty_thousand_calls_are_all_drawn_in_little_room() -> None:
     block = html_report.json_block(waterfall.data(picture))
     assert len(block) < 200_000
     assert json.loads(block)["runs"][0]["n"] == 6_667
+
+
+def test_waits_for_locks_have_their_place_and_their_holder() -> None:
+    waits = [
+        LockWait("row", "db", 20 * MS, start_ns=50 * MS, blocking_job="app.stock.recount"),
+        LockWait("row", "db", 10 * MS, start_ns=5 * MS),
+        LockWait("thread", "lock", 10 * MS),  # nobody knows when
+    ]
+    picture = drawn(execution([Span(0, MS, 90 * MS)], locks=waits))
+    assert waterfall.data(picture)["blocked"] == [
+        [5_000, 10_000, "row lock held by somebody unknown"],
+        [50_000, 20_000, "row lock held by app.stock.recount"],
+    ]
 
 
 def test_lanes_without_a_script_are_few_and_keep_the_one_in_flight() -> None:

@@ -52,6 +52,7 @@ charts.Waterfall = class {
   list() {
     const threads = [...new Set(this.runs.map((run) => run.thread))].sort((one, other) => one - other);
     const rows = this.picture.phases.length ? [{ kind: "phases", level: 1 }] : [];
+    if (this.picture.blocked.length) rows.push({ kind: "blocked", level: 1 });
     for (const thread of threads) {
       if (threads.length > 1) rows.push({ kind: "thread", thread, level: 1 });
       for (const run of this.runs) {
@@ -164,6 +165,14 @@ charts.Waterfall = class {
       });
       return undefined;
     }
+    if (row.kind === "blocked") {
+      pen.fillStyle = charts.colour("lock");
+      for (const [start, length] of this.picture.blocked) {
+        const [left, right] = [Math.max(-2, this.x(start)), Math.min(this.room + 2, this.x(start + length))];
+        if (right > 0 && left < this.room) pen.fillRect(left, y + 7, Math.max(1.5, right - left), ROW - 14);
+      }
+      return undefined;
+    }
     const { run } = row;
     const [from, to] = row.bar < 0 ? [0, run.starts.length] : [row.bar, row.bar + 1];
     const scale = this.room / (this.axis.max - this.axis.min);
@@ -213,9 +222,14 @@ charts.Waterfall = class {
     for (let x = left + 3; x < left + wide; x += 8) pen.fillRect(x, y + 5, Math.min(3, left + wide - x), ROW - 10);
   }
 
+  blockedMs() {
+    return this.picture.blocked.reduce((sum, [, length]) => sum + length, 0) / 1000;
+  }
+
   words(row) {
     const { duration, count, number } = charts;
     if (row.kind === "phases") return `Phases: ${this.picture.phases.map(([name, , length]) => `${name} ${duration(length / 1000)}`).join(", ")}`;
+    if (row.kind === "blocked") return `${count(this.picture.blocked.length, "wait")} for locks, ${duration(this.blockedMs())} together`;
     if (row.kind === "thread") return row.thread ? `Thread ${row.thread}` : "The job's own thread";
     const { run } = row;
     if (row.bar >= 0) {
@@ -256,6 +270,9 @@ charts.Waterfall = class {
     if (row.kind === "phases") {
       label.append(element("span", "wf-text", "Phases"));
       time = duration((this.axis.to - this.axis.from) / 1000);
+    } else if (row.kind === "blocked") {
+      label.append(element("span", "wf-text", "Waits for locks"));
+      time = duration(this.blockedMs());
     } else if (row.kind === "thread") label.append(element("span", "wf-text", this.words(row)));
     else {
       const { run } = row;
@@ -302,6 +319,13 @@ charts.Waterfall = class {
       const lines = this.picture.phases.filter(([, start, length]) => at >= start && at <= start + length);
       if (!lines.length) return charts.hush();
       return charts.say(lines.map(([name, start, length]) => ["tip-title", `${name}: ${duration(length / 1000)} from ${duration(start / 1000)}`]), event.clientX, event.clientY);
+    }
+    if (row.kind === "blocked") {
+      const slack = (4 / this.room) * (this.axis.max - this.axis.min);
+      const at = this.time(x);
+      const found = this.picture.blocked.find(([start, length]) => at >= start - slack && at <= start + length + slack);
+      if (!found) return charts.hush();
+      return charts.say([["tip-title", `Blocked for ${duration(found[1] / 1000)}, from ${charts.exact(found[0])}`], ["", found[2]]], event.clientX, event.clientY);
     }
     if (row.kind === "thread") return charts.hush();
     const { run } = row;
