@@ -1,7 +1,7 @@
 """The gate of the pytest plugin: does it ever fail for noise, and does it catch what it should?
 
-Under deliberate load (processes that take this core, the other one, or the memory's bandwidth), on unchanged code and on
-changed code:
+Under deliberate load (processes that take this core, the other one, or the memory's bandwidth), on unchanged code and
+on changed code:
 
 - counts and bytes: whole sessions of pytest with the plugin and a baseline; N tests unchanged, N with an N+1, N with
   a payload that is a tenth larger,
@@ -31,8 +31,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).parent.parent
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from benchmarks.machine import heading
 from jobdoctor.gate import timing
@@ -131,7 +130,7 @@ def main() -> None:
         say("sessions that do not use it ...")
         unused = session_starts(folder, max(5, runs // 10))
     loads.append(os.getloadavg()[0])
-    print(heading("python benchmarks/gate.py" + (" --quick" if options.quick else ""), loads))
+    print(heading(f"python benchmarks/gate.py --runs {runs}", loads))
     print(report(exact, times, whole, unused, runs, time.monotonic() - began))
 
 
@@ -304,6 +303,7 @@ def session_starts(folder: Path, pairs: int) -> list[float]:
     """CPU ms that the plugin adds to a session of one test that does not use it: differences of pairs."""
     (folder / "test_nothing.py").write_text("def test_nothing():\n    pass\n")
     differences = []
+    pytest(folder, "test_nothing.py")
     for turn in range(pairs):
         spent = {}
         for without in (True, False) if turn % 2 else (False, True):
@@ -352,13 +352,13 @@ def report(
         f"The job takes {statistics.median(each['ms'] for each in unchanged):.0f} ms. Unchanged code came out "
         f"{ratios[0]:.2f} to {ratios[-1]:.2f} times as slow as its baseline (quartiles "
         f"{quantile(ratios, 0.25):.2f} to {quantile(ratios, 0.75):.2f}); the margin was "
-        f"{min(each['margin'] for each in times):.0%} to {max(each['margin'] for each in times):.0%}. By load, failed of "
-        "unchanged by time / by the mean of wall times:",
+        f"{min(each['margin'] for each in times):.0%} to {max(each['margin'] for each in times):.0%}. By load, failed "
+        "of unchanged by time / by the mean of wall times:",
         "",
         *by_load(unchanged),
         "",
-        f"A session that does not use the plugin: {statistics.median(unused):+.1f} ms of CPU (quartiles {first:+.1f} to "
-        f"{third:+.1f}, {len(unused)} pairs). The whole took {seconds / 60:.1f} minutes.",
+        f"A session that does not use the plugin: {statistics.median(unused):+.1f} ms of CPU (quartiles {first:+.1f} "
+        f"to {third:+.1f}, {len(unused)} pairs). The whole took {seconds / 60:.1f} minutes.",
     ]
     return "\n".join(lines)
 

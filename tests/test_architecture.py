@@ -27,6 +27,7 @@ MAY_IMPORT = {
     "queueing": {"model", "errors", "config", "fingerprint"},
     "diagnosis": {"model", "errors", "config", "fingerprint", "queueing", "words", "promises"},
     "rq": {"model", "errors", "config", "fingerprint", "wire", "capture", "_version", "promises", "words"},
+    "pytest_plugin": {"gate"},
     "report": {"model", "errors", "config", "fingerprint", "queueing", "diagnosis", "words", "_version"},
 }
 
@@ -38,6 +39,7 @@ FENCES = {
     "jinja2": ("report/",),
     "click": ("cli/",),
     "rich": ("cli/", "report/"),
+    "pytest": ("pytest_plugin.py", "gate/collection.py", "gate/session.py", "gate/summary.py"),
 }
 
 #: What a web process or a worker must not load because of us.

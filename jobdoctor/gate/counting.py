@@ -16,7 +16,7 @@ EXACT_CHANNELS = ("sql", "redis", "http", "mail", "enqueue", "subprocess")
 _SETUP_OPERATIONS = frozenset({"CONNECT", "PRAGMA", "SET", "SHOW", "RESET", "DISCARD", "USE"})
 _SETUP = re.compile(
     r"select (?:pg_catalog\.)?(?:version|current_schema|current_database|set_config|database)\s?\("
-    r"|select cast\(\?|select @@|select sqlite_version|select .{0,200}\bfrom (?:pg_catalog\.)?pg_type\b"
+    r"|select cast\(\?|select @@|select sqlite_version|select .{0,300}\bfrom (?:pg_catalog\.)?pg_type\b"
     r"|select \? as (?:is_|anon)",
     re.IGNORECASE,
 )
@@ -26,9 +26,13 @@ _LOOPBACK = re.compile(r"(?<=://)(?:localhost|127(?:\.\d{1,3}){3}|\[::1\])(?::\d
 
 def is_setup(group: SpanGroup) -> bool:
     """Whether the call sets a connection up rather than doing the job's work."""
-    if group.operation.upper() in _SETUP_OPERATIONS:
+    operation = group.operation.upper()
+    if group.channel != "sql":
+        return operation == "CONNECT"
+    if operation in _SETUP_OPERATIONS or _SETUP.match(group.fingerprint):
         return True
-    return group.channel == "sql" and _SETUP.match(group.fingerprint) is not None
+    # Pools and drivers end transactions of their own by ROLLBACK, and look up types within savepoints.
+    return group.effect == "transaction" and operation != "COMMIT"
 
 
 def counted(groups: Iterable[SpanGroup]) -> list[SpanGroup]:

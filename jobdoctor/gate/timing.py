@@ -49,7 +49,8 @@ ROUND_MS = 20.0
 MOST_REPEATS = 20
 #: The job computes when this share of its time is CPU.
 COMPUTES = 0.5
-_STEPS = 10
+#: Weights of a mix are multiples of one over this.
+_STEPS = 5
 
 _LOADS = {
     "memory": "a = bytearray(1 << 26)\nb = bytearray(1 << 26)\nwhile True:\n    a[:] = b\n    b[:] = a\n",
@@ -170,7 +171,7 @@ def _pin(pid: int) -> None:
 
 @cache
 def _mixes(kernels: int) -> list[tuple[float, ...]]:
-    """All weights in steps of a tenth that add up to one."""
+    """All weights in steps of a fifth that add up to one."""
     return [
         tuple(
             (after - before - 1) / _STEPS

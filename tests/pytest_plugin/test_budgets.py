@@ -86,14 +86,20 @@ def test_counts_are_exact_and_leave_out_what_sets_a_connection_up() -> None:
         make_group(count=5),
         make_group(operation="COMMIT", fingerprint="COMMIT", effect="transaction", count=3),
         make_group(operation="SELECT", fingerprint="select pg_catalog.version()", count=1),
+        make_group(operation="SAVEPOINT", fingerprint="SAVEPOINT", effect="transaction", count=1),
+        make_group(operation="ROLLBACK", fingerprint="ROLLBACK", effect="transaction", count=2),
+        make_group(fingerprint="SELECT typname AS name, oid::regtype::text FROM pg_type t WHERE t.oid = ?", count=1),
         make_group(operation="SHOW", fingerprint="show standard_conforming_strings", count=1),
         make_group(operation="PRAGMA", fingerprint="PRAGMA read_uncommitted", count=1),
         make_group("redis", operation="CONNECT", fingerprint="CONNECT", count=1),
         make_group("http", count=2),
+        make_group("redis", operation="SET", fingerprint="SET a:{}", count=4),
     )
     assert profile.queries == 5
-    assert profile.calls == {"http": 2, "sql": 5}
-    assert budgets.check(Budget(max_queries=5, max_calls={"http": 2, "sql": 5, "redis": 0}), profile) == []
+    assert counting.by_name(profile.groups)["sql: COMMIT"] == 3
+    assert len(counting.by_name(profile.groups)) == 4
+    assert profile.calls == {"http": 2, "redis": 4, "sql": 5}
+    assert budgets.check(Budget(max_queries=5, max_calls={"http": 2, "sql": 5, "redis": 4}), profile) == []
     failures = budgets.check(Budget(max_queries=4, max_calls={"http": 1}), profile)
     assert [failure.what for failure in failures] == [
         "app.sync: 5 queries, 4 allowed",
