@@ -80,6 +80,13 @@ def test_a_cold_first_execution_is_no_illness() -> None:
     assert ask(ImportCostRule, [cold, *warm]) == []
 
 
+def test_a_busy_host_hides_no_imports() -> None:
+    """200 ms of CPU in a run of 2,600 ms, most of it in line for a processor."""
+    imports = [ImportCost("app.tables", 900 * MS, 900 * MS, 0)]
+    busy = alike(imports=imports, run_ms=2_600, ledger={"import": 200, "cpu_wait": 2_000, "cpu": 400})
+    assert only(ask(ImportCostRule, busy)).severity == "warning"
+
+
 def test_a_busy_host_makes_no_work_of_the_jobs_own_package() -> None:
     """Its module took 110 ms, for the host is busy: of 400 ms of imports, 100 were CPU."""
     imports = [ImportCost("app.jobs", 120 * MS, 110 * MS, 0), ImportCost("psycopg", 280 * MS, 100 * MS, 0)]

@@ -170,8 +170,10 @@ class ConnectionChurn(TimeRule):
             likely, most = min(likely, _LOCAL_MS[0]), min(most, _LOCAL_MS[1])
         merged = measure.merge_calls(executions, where=lambda group: any(group is each for each in calls))
         computed = [(each, round_trips.between_ms(each)) for each in merged]
+        cpu = measure.ledger_ms(executions, *measure.COMPUTING)
+        stretched = measure.with_waits(executions, cpu) / cpu if cpu > 0 else 1.0
         client = sum(
-            min(between, _CLIENT_MS.get(each.first.library, _USUAL_CLIENT_MS) * each.per_execution(_opened))
+            min(between, stretched * _CLIENT_MS.get(each.first.library, _USUAL_CLIENT_MS) * each.per_execution(_opened))
             for each, between in computed
         )
         between = sum(each for _, each in computed)
