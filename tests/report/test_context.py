@@ -163,6 +163,9 @@ def test_each_step_is_said_in_one_line() -> None:
     gists = {step.step: step.gist for step in build_context(diagnoses.rich()).steps}
     assert gists["payload"] == "2 checks, nothing found"
     assert gists["batching"] == "412 queries of one shape from one line"
+    findings = [replace(diagnoses.REPEATED, part_of=None), diagnoses.N_PLUS_ONE]
+    graver = build_context(replace(diagnoses.rich(), findings=findings)).steps[3]
+    assert graver.gist == "412 queries of one shape from one line", "the gravest, though it does not come first"
     assert gists["internals"] == "KeyError in JD305 sleeping: 'nanosleep'"
 
 
@@ -288,6 +291,15 @@ def test_what_is_shown_in_full_is_in_the_list_too() -> None:
     context = build_context(replace(diagnoses.rich(), history=make_history(executions)))
     assert [one.title for one in context.details] == ["Slowest", "Typical", "Newest"][: len(context.details)]
     assert {one.key for one in context.details} == {one.detail for one in context.exemplars if one.detail}
+
+
+def test_the_slowest_that_finished_is_shown_not_a_slower_failure() -> None:
+    executions = [make_execution(run_ms=100), make_execution(outcome="failed", run_ms=900)]
+    context = build_context(replace(diagnoses.rich(), history=make_history(executions)))
+    assert [(one.title, one.execution) for one in context.details] == [
+        ("Slowest", executions[0]),
+        ("Failed", executions[1]),
+    ]
 
 
 def test_where_all_failed_the_slowest_of_them_is_shown() -> None:

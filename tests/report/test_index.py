@@ -36,7 +36,8 @@ def test_jobs_stand_in_the_order_of_triage_with_its_figures() -> None:
 def test_figures_are_a_days_where_more_was_recorded() -> None:
     one = diagnoses.rich()
     longer = replace(one, history=replace(one.history, to_ns=one.history.from_ns + 2 * 86_400 * 1_000_000_000))
-    assert build_index([page(longer)]).saving_ms * 2 == build_index([page(one)]).saving_ms
+    daily, whole = build_index([page(longer)]), build_index([page(one)])
+    assert (daily.saving_ms * 2, daily.worker_ms * 2) == (whole.saving_ms, whole.worker_ms)
 
 
 def test_a_job_of_several_pages_is_one_line_and_none_is_no_error() -> None:
@@ -45,7 +46,7 @@ def test_a_job_of_several_pages_is_one_line_and_none_is_no_error() -> None:
 
 
 def test_jobs_that_hold_up_or_enqueue_one_another_are_linked_where_they_have_a_page() -> None:
-    groups = [make_group("enqueue", fingerprint="app.child"), make_group("enqueue", fingerprint="app.nowhere")]
+    groups = [make_group("enqueue", fingerprint="app.child"), make_group("enqueue", fingerprint="app.absent")]
     locks = [LockWait("row", "db", MS, blocking_job="app.locker"), LockWait("row", "db", MS, blocking_job="app.own")]
     heavy = make_execution(job="app.heavy", at_ms=-10, wait_ms=10, run_ms=100)
     own = make_execution(

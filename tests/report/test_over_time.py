@@ -109,7 +109,11 @@ def test_of_long_ago_there_are_summaries_and_the_report_says_so() -> None:
     assert not hour.exact
     first = hour.courses[0].points[0]
     assert (first.p50_ms, first.p95_ms, first.executions, first.failed) == (150.0, 500.0, 40, 2)
-    assert "minute" not in [view.key for view in found.views], "summaries of half an hour tell no minutes"
+
+    short = replace(history, to_ns=EPOCH_NS + 5 * HOUR, buckets=history.buckets[:10])
+    assert [view.key for view in course_of(short).views if view.key != "each"] == ["hour"], (
+        "summaries of half an hour tell no minutes"
+    )
 
 
 def test_labels_of_marks_that_have_no_room_are_left_to_their_lines() -> None:
