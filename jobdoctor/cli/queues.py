@@ -209,13 +209,25 @@ def _queues(
         found.append(
             QueueRow(
                 queue.name, queue.depth, oldest, queue.scheduled, queue.deferred, listening, answer, reason, basis,
-                observed.get(queue.name),
+                observed.get(queue.name), _busy(live, queue.name, observed.get(queue.name), since_ns),
             )
         )  # fmt: skip
     known = {queue.name for queue in live.state.queues}
     return found + [
         QueueRow(name, 0, None, 0, 0, 0, None, "", "", own) for name, own in observed.items() if name not in known
     ]  # fmt: skip
+
+
+def _busy(live: LiveQueues, queue: str, own: ObservedQueue | None, since_ns: int) -> float | None:
+    """How busy those are that listen to the queue, whatever they take."""
+    from jobdoctor.queueing.observation import busy_share
+
+    if own is None:
+        return None
+    born = {
+        worker.name: worker.birth_ns or since_ns for worker in live.state.workers if queue in worker.queues
+    }  # fmt: skip
+    return busy_share(own.workers, born, since_ns, live.state.at_ns)
 
 
 def _remembered(sample: QueuesSample | None, observed: dict[str, ObservedQueue]) -> list[QueueRow]:
@@ -227,12 +239,14 @@ def _remembered(sample: QueuesSample | None, observed: dict[str, ObservedQueue])
     for name in sorted({*seen, *observed}):
         own, queue = observed.get(name), seen.get(name)
         if queue is None or sample is None:
-            found.append(QueueRow(name, None, None, None, None, None, None, _NO_SERVER, "", own))
+            busy = own.utilisation if own else None
+            found.append(QueueRow(name, None, None, None, None, None, None, _NO_SERVER, "", own, busy))
             continue
         age = None if queue.oldest_at_ns is None else max(0.0, (sample.at_ns - queue.oldest_at_ns) / _SECOND_NS)
         found.append(
             QueueRow(
-                name, queue.depth, age, queue.scheduled, queue.deferred, queue.workers, None, _NO_SERVER_NOW, "", own
+                name, queue.depth, age, queue.scheduled, queue.deferred, queue.workers, None, _NO_SERVER_NOW, "", own,
+                own.utilisation if own else None,
             )
         )  # fmt: skip
     return found

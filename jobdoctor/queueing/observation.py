@@ -8,14 +8,14 @@ that its true start is its creation; such jobs are counted apart.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from jobdoctor.model import TraceRow
 from jobdoctor.queueing.arrivals import Arrivals, arrivals
 from jobdoctor.queueing.bootstrap import quantile
 from jobdoctor.queueing.congestion import utilisation
-from jobdoctor.queueing.workers import SeenWorker, seen_workers
+from jobdoctor.queueing.workers import SeenWorker, busy_ns, present_ns, seen_workers
 
 _SECOND_NS = 1_000_000_000
 
@@ -65,6 +65,14 @@ def observe(rows: Sequence[TraceRow]) -> dict[str, ObservedQueue]:
         ranked = dict(sorted(jobs.items(), key=lambda item: (-item[1].work_s, item[0])))
         found[name] = ObservedQueue(name, observed(own), ranked, workers, busy)
     return found
+
+
+def busy_share(seen: Sequence[SeenWorker], born_ns: Mapping[str, int], from_ns: int, to_ns: int) -> float | None:
+    """Share of their time that workers were busy between two instants. ``born_ns``: those that are there now, and since
+    when; of others it is known from their first job to their last. None without any."""
+    present = sum(max(0, to_ns - max(from_ns, born)) for born in born_ns.values())
+    present += present_ns([worker for worker in seen if worker.name not in born_ns], from_ns, to_ns)
+    return min(1.0, busy_ns(seen, from_ns, to_ns) / present) if present else None
 
 
 def observed(rows: Iterable[TraceRow]) -> Observed:

@@ -38,6 +38,7 @@ class QueueRow(Struct, frozen=True):
     unknown: str  # why there is no expectation
     basis: str
     observed: ObservedQueue | None
+    busy: float | None = None  # share of the workers' time
 
 
 class StalledRow(Struct, frozen=True):
@@ -99,7 +100,7 @@ def render_text(report: QueuesReport, *, color: bool = False) -> str:
             "not known" if row.depth is None else f"{row.depth:,}",
             "-" if row.oldest_s is None else seconds(row.oldest_s),
             _expected(row),
-            words.share(row.observed.utilisation) if row.observed else "-",
+            "-" if row.busy is None else words.share(row.busy),
             "-" if row.listening is None else _listening(row.listening),
         )
     console.print(table)
@@ -251,7 +252,7 @@ def _queue_json(row: QueueRow) -> dict[str, Any]:
             {"job": one.job, "jobs": round(one.jobs), "work_ms": _ms(one.work_s)}
             for one in (expected.ahead if expected else [])
         ],
-        "utilisation": round(seen.utilisation, 4) if seen else None,
+        "utilisation": None if row.busy is None else round(row.busy, 4),
         "recorded": _observed_json(seen.whole) if seen else None,
         "jobs": [
             {"job": job, "worker_time_share": round(seen.share(job), 4), **_observed_json(own)}

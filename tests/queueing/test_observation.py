@@ -5,9 +5,20 @@ from __future__ import annotations
 import pytest
 from msgspec.structs import replace
 
-from jobdoctor.queueing.observation import observe
-from tests.builders import SECOND
+from jobdoctor.queueing.observation import busy_share, observe
+from jobdoctor.queueing.workers import seen_workers
+from tests.builders import EPOCH_NS, SECOND
 from tests.queueing.traces import row
+
+
+def test_workers_are_busy_for_a_part_of_the_time_that_they_are_there() -> None:
+    seen = seen_workers([row("a", 100, 100, 110), row("a", 150, 150, 160, worker="worker-2")])
+    begin = EPOCH_NS
+    # Alone from its first job to its last; with its birth known, all the time since.
+    assert busy_share(seen[:1], {}, begin, begin + 200 * SECOND) == 1.0
+    assert busy_share(seen[:1], {"worker-1": begin + 100 * SECOND}, begin, begin + 200 * SECOND) == 0.1
+    assert busy_share(seen, {"worker-1": 0}, begin + 100 * SECOND, begin + 200 * SECOND) == pytest.approx(20 / 110)
+    assert busy_share([], {}, begin, begin + SECOND) is None
 
 
 def test_each_queue_with_its_jobs_and_workers() -> None:
