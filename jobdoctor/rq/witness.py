@@ -209,6 +209,7 @@ class Witness:
         if self.profiles.due_s is not None:
             self._write_profiles()
         if self.profiles.due_s is not None or self.writer.waiting or self.writer.lost:
+            self._forked_until_s = time.monotonic() + RETRY_S
             return
         self.server = None  # once: where it cannot be, it stays as it is
         self.observer.close()
