@@ -11,6 +11,8 @@ import pytest
 import redis
 
 import jobdoctor
+from jobdoctor.cli.run import command
+from jobdoctor.errors import ConfigError
 from tests.integration import promise_jobs as jobs
 from tests.integration.recordings import executions
 
@@ -51,10 +53,11 @@ def test_two_workers_listen_to_promises(redis_client: redis.Redis, valkey_url: s
         (["--slo", "--within", "1s"], "no queue promises less than 1s; the fastest is within_10_seconds"),
     ],
 )
-def test_bad_input_is_one_line(
-    redis_client: redis.Redis, valkey_url: str, tmp_path: Path, arguments: list[str], said: str
+def test_bad_input_is_said_before_anything_begins(
+    redis_client: redis.Redis, valkey_url: str, arguments: list[str], said: str
 ) -> None:
-    ended = _run(valkey_url, tmp_path, *arguments)
-    assert ended.returncode == 2
-    assert said in ended.stderr
-    assert len(ended.stderr.strip().splitlines()) == 1
+    with pytest.raises(ConfigError) as caught:
+        command.main(["--burst", "--no-collect", "--url", valkey_url, *arguments], standalone_mode=False)
+    assert said in str(caught.value)
+    assert "JOBDOCTOR_PROMISES" not in os.environ
+    assert redis_client.scard("rq:workers") == 0
