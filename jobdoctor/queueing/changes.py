@@ -127,6 +127,7 @@ def _subject(change: Change) -> tuple[str, str]:
 
 def apply(traffic: Traffic, pools: Sequence[Pool], changes: Sequence[Change]) -> tuple[Traffic, list[Pool]]:
     """Traffic and workers with these changes. ConfigError, with the names that exist, for what cannot be."""
+    changes = [_named(traffic, change) for change in changes]
     check(changes)
     traffic = traffic.copy()
     changed = list(pools)
@@ -167,6 +168,13 @@ def job_number(traffic: Traffic, name: str) -> int:
     if len(ends) == 1:
         return traffic.jobs.index(ends[0])
     raise _unknown("job", name, ends or traffic.jobs)
+
+
+def _named(traffic: Traffic, change: Change) -> Change:
+    """With the job's whole name, so that two names of one job are found to be one."""
+    if isinstance(change, Move | Speedup | Rate):
+        return change._replace(job=traffic.jobs[job_number(traffic, change.job)])
+    return change
 
 
 def _unknown(kind: str, name: str, known: Sequence[str]) -> ConfigError:

@@ -113,6 +113,7 @@ def test_split() -> None:
         ([Split("defualt")], "there is no queue 'defualt' .* did you mean default"),
         ([Workers(("nowhere",), 1)], "there is no queue 'nowhere'"),
         ([Move("app.mail", "high"), Move("app.mail", "default")], "--move app.mail is given 2 times"),
+        ([Move("app.mail", "high"), Move("mail", "default")], "--move app.mail is given 2 times"),
         ([Split("default"), Move("app.mail", "default")], "contradict"),
         ([Split("default"), Workers(("default",), 1)], "contradict"),
         ([Split("high")], "it has no job only"),
