@@ -26,7 +26,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from jobdoctor.diagnosis import measure
+from jobdoctor.diagnosis import measure, round_trips
 from jobdoctor.diagnosis.measure import Calls, words_bytes, words_count, words_ms
 from jobdoctor.diagnosis.rule import Limit
 from jobdoctor.diagnosis.severity import TimeRule
@@ -107,6 +107,8 @@ class ChattyFileIo(TimeRule):
             for each, left in [*((one, 1.0) for one in synced), *((one, one.distinct) for one in opened)]
         ]
         low, mid, high = (sum(spent) + small * us / 1_000 for us in _SMALL_CALL_US)
+        # At most, what is computed between them goes as well: buffers and encoders that Python makes for each file.
+        high += sum(round_trips.between_ms(each) for each in [*synced, *opened])
         severity: Severity = self.severity(mid, whole, calls=syncs + opens + small)
         grave = syncs >= self.limits.grave_syncs or opens >= self.limits.grave_reopened
         if severity == "info" and grave:
