@@ -6,7 +6,6 @@ times, change their number, then workers. What a change names must exist, or be 
 
 from __future__ import annotations
 
-import difflib
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from math import inf
@@ -14,6 +13,7 @@ from statistics import median
 from typing import NamedTuple
 
 from jobdoctor.errors import ConfigError
+from jobdoctor.near import meant
 from jobdoctor.queueing.traffic import Link, Pool, Traffic
 
 FAST, SLOW = "-fast", "-slow"
@@ -127,7 +127,7 @@ def _subject(change: Change) -> tuple[str, str]:
 
 def apply(traffic: Traffic, pools: Sequence[Pool], changes: Sequence[Change]) -> tuple[Traffic, list[Pool]]:
     """Traffic and workers with these changes. ConfigError, with the names that exist, for what cannot be."""
-    changes = [_named(traffic, change) for change in changes]
+    changes = [named(traffic, change) for change in changes]
     check(changes)
     traffic = traffic.copy()
     changed = list(pools)
@@ -170,7 +170,7 @@ def job_number(traffic: Traffic, name: str) -> int:
     raise _unknown("job", name, ends or traffic.jobs)
 
 
-def _named(traffic: Traffic, change: Change) -> Change:
+def named(traffic: Traffic, change: Change) -> Change:
     """With the job's whole name, so that two names of one job are found to be one."""
     if isinstance(change, Move | Speedup | Rate):
         return change._replace(job=traffic.jobs[job_number(traffic, change.job)])
@@ -178,10 +178,9 @@ def _named(traffic: Traffic, change: Change) -> Change:
 
 
 def _unknown(kind: str, name: str, known: Sequence[str]) -> ConfigError:
-    close = difflib.get_close_matches(name, known, n=1)
     listed = ", ".join(sorted(known)[:_NAMED]) + (f" and {len(known) - _NAMED} more" if len(known) > _NAMED else "")
-    hint = f"did you mean {close[0]}? " if close else ""
-    return ConfigError(f"there is no {kind} {name!r} in this traffic", f"{hint}{kind}s: {listed or 'none'}")
+    hint = meant(name, known) or f"{kind}s: {listed or 'none'}"
+    return ConfigError(f"there is no {kind} {name!r} in this traffic", hint)
 
 
 def _move(traffic: Traffic, change: Move) -> None:

@@ -22,7 +22,7 @@ from heapq import heappop, heappush
 from typing import NamedTuple
 
 from jobdoctor.errors import ConfigError
-from jobdoctor.queueing.changes import FAST, Change, Move, Reserve, Speedup, Split, Workers, apply
+from jobdoctor.queueing.changes import FAST, Change, Move, Reserve, Speedup, Split, Workers, apply, named
 from jobdoctor.queueing.replay import replay
 from jobdoctor.queueing.traffic import Traffic
 from jobdoctor.queueing.whatif import Baseline, missing
@@ -75,6 +75,7 @@ def find(
             "--find needs promises to keep, and there are none",
             "give --slo JOB=30s, or write them under [tool.jobdoctor.slo_ms]",
         )
+    given = [named(base.traffic, change) for change in given]
     late = _missed(base, given, slos_s)
     tried = [Tried(tuple(given), 0.0, late)]
     if not late:
