@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import json
 import random
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -48,10 +49,18 @@ def recorded(count: int = 200) -> list[Execution]:
     return executions
 
 
-@pytest.fixture
-def store(folder: Path) -> Path:
-    with Store.open("sqlite:///jobdoctor.db") as opened:
+@pytest.fixture(scope="module")
+def filled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("whatif") / "jobdoctor.db"
+    with Store.open(f"sqlite:///{path}") as opened:
         opened.add(recorded())
+    return path
+
+
+@pytest.fixture
+def store(folder: Path, filled: Path) -> Path:
+    for file in filled.parent.glob("jobdoctor.db*"):  # with its write-ahead log
+        shutil.copy(file, folder)
     return folder
 
 
