@@ -12,7 +12,7 @@ from rq import Queue
 from jobdoctor import wire
 from jobdoctor.model import QueueSample, QueuesSample
 from jobdoctor.rq import queue_observation
-from jobdoctor.store import Store, queue_samples
+from jobdoctor.store import Store
 from jobdoctor.store.stream import StreamReader
 
 
@@ -47,15 +47,3 @@ def test_samples_come_to_the_store_once(redis_client: redis.Redis, valkey_url: s
         reader.collect_samples()  # known ones come again
         assert store.samples() == samples
         assert store.newest_sample_ns() == now + 4
-
-
-def test_old_samples_and_too_many_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(queue_samples, "MAX_ROWS", 10)
-    now = time.time_ns()
-    with Store.open(f"sqlite:///{tmp_path}/store.db") as store:
-        store.add_samples([QueuesSample(now - n, [QueueSample("mail", n, None)], [(["mail"], 1)]) for n in range(15)])
-        store.prune()
-        assert [sample.queues[0].depth for sample in store.samples()] == list(range(9, -1, -1))
-        assert all(sample.pools for sample in store.samples())
-        store.prune(now_ns=now + 8 * 86_400 * 1_000_000_000)
-        assert store.samples() == []
