@@ -335,3 +335,14 @@ def test_what_a_page_carries_is_lean_and_means_the_same() -> None:
         if not name.startswith("vendor/"):
             odd = [line for line in html_report._static(name).splitlines() if line.count("`") % 2]
             assert odd == [], f"{name}: a string over several lines would lose its indentation"
+
+
+@pytest.mark.parametrize("name", html_report.CHART_STYLES)
+def test_styles_are_well_formed(name: str) -> None:
+    """A browser drops what it cannot read without a word."""
+    css = re.sub(r"/\*.*?\*/|\"[^\"]*\"", "", html_report._static(name), flags=re.DOTALL)
+    assert css.count("{") == css.count("}")
+    for block in re.findall(r"\{([^{}]*)\}", css):
+        assert [one for one in block.split(";") if one.strip() and ":" not in one] == []
+    assert [rest for rest in re.findall(r"\}([^{}]*)\}", css) if rest.strip()] == []
+    assert not re.search(r",\s*\{", css)
