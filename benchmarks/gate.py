@@ -236,7 +236,7 @@ def measured(core: int, runs: int, slow: int, folder: Path) -> list[dict[str, An
 
     usual, slower = timed(1.0), timed(SLOWER)
     usual()
-    fit = timing.fit(timing.baseline_rounds(usual, "cpu", 1), timing.MARGIN)
+    fit = timing.fit(timing.baseline_rounds(usual, "cpu", 1, timing.MARGIN), timing.MARGIN)
     walls.clear()
     timing.measure(usual, "cpu", 1, BENCHMARK_ROUNDS)
     mean = statistics.fmean(walls)

@@ -117,7 +117,7 @@ class GateSession:
         }
         if doctor is None:
             return told
-        told["not_timed"] = [measured.not_compared for measured in doctor.timings.values() if measured.not_compared]
+        told["timing"] = [measured.remark for measured in doctor.timings.values() if measured.remark]
         if self.updates and report.passed:
             entries = {name: baseline.entry_of(profile) for name, profile in baseline.named(doctor.profiles).items()}
             for job, measured in doctor.timings.items():

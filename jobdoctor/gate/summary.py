@@ -125,7 +125,7 @@ def _remarks(told: Told) -> list[str]:
         found += [f"  {line}" for line in less[1:5]]
         if len(less) > 5:
             found.append(f"  and {len(less) - 5} more")
-    found += dict.fromkeys(f"time not compared: {why}" for _, each in told for why in each.get("not_timed", ()))
+    found += dict.fromkeys(f"time: {remark}" for _, each in told for remark in each.get("timing", ()))
     return found
 
 
