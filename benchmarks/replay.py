@@ -16,7 +16,7 @@ The last two are recorded traces that lie beside the repository (``--data``); wi
 ``--rate`` what is really enqueued are the very copies that the replay assumes: it is the queueing that is tested, and
 not whether twice as many jobs come so.
 
-``python benchmarks/replay.py`` takes about 6 minutes.
+``python benchmarks/replay.py`` takes about 7 minutes on a machine that does nothing else.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ from sample_app import servers
 ROOT = Path(__file__).parent.parent
 SHORT, MIDDLING, LONG = (f"benchmarks.naps.{name}" for name in ("short", "middling", "long"))
 #: Arrivals of a load are spread over so many seconds.
-SPAN_S = 24.0
+SPAN_S = 20.0
 WITHIN = 0.10
 
 
@@ -97,7 +97,7 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that servers and workers end, too
     load = [os.getloadavg()[0]]
     count = 100_000 if options.quick else 1_000_000
-    parts = [speed(count), formulas(count, 1 if options.quick else 4)]
+    parts = [speed(count), formulas(count, 1 if options.quick else 3)]
     loads = [generated()]
     if options.quick:
         loads = [loads[0]._replace(changes=loads[0].changes[:2])]
