@@ -221,14 +221,14 @@ def generated() -> Load:
 
 
 def bursty(path: Path) -> Load:
-    """200 requests of a stretch; the time of each is its tokens, scaled to 60% of three workers."""
+    """200 requests of a stretch; the time of each is its tokens, scaled to 75% of three workers."""
     with path.open(encoding="utf-8") as file:
         rows = [(float(row["arrival_s"]), int(row["generated_tokens"])) for row in csv.DictReader(file)]
     first = next(index for index, (at, _) in enumerate(rows) if at >= 18 * 60)
     rows = rows[first : first + 200]
     factor = SPAN_S / (rows[-1][0] - rows[0][0])
     sizes = [0.01 * min(tokens, 300) ** 0.8 for _, tokens in rows]
-    scale = 0.6 * 3 * SPAN_S / sum(sizes)
+    scale = 0.75 * 3 * SPAN_S / sum(sizes)
     middle = statistics.median(sizes)
     jobs = [
         ((at - rows[0][0]) * factor, LONG if size > 2 * middle else SHORT, "default", size * scale)
