@@ -66,6 +66,8 @@ CHART_SCRIPTS = (
     "report.js", "vendor/uPlot.iife.min.js", "charts.js", "waterfall.js", "execution.js", "flame.js", "time_charts.js",
 )  # fmt: skip
 
+#: Of any recorded text: a page does not become as long as what strangers put into a name.
+MOST_CHARACTERS = 1_000
 #: Of a statement in a table.
 SHOWN_CHARACTERS = 600
 
@@ -101,7 +103,7 @@ def code_lines(lines: Sequence[str]) -> list[Markup]:
 
 def prose(text: str) -> Markup:
     """A sentence with what stands in backticks as code."""
-    return Markup(_BACKTICKS.sub(r"<code>\1</code>", str(escape(words.clean(text)))))  # noqa: S704 -- escaped before
+    return Markup(_BACKTICKS.sub(r"<code>\1</code>", str(escape(_shown(text)))))  # noqa: S704 -- escaped before
 
 
 def snippet_html(text: str) -> Markup:
@@ -128,7 +130,7 @@ def json_block(value: Any) -> Markup:
 
 def _cleaned(value: Any) -> Any:
     if isinstance(value, str):
-        return words.clean(value)
+        return _shown(value)
     if isinstance(value, dict):
         return {words.clean(str(key)): _cleaned(one) for key, one in value.items()}
     if isinstance(value, list | tuple):
@@ -147,12 +149,20 @@ def _language(text: str) -> str:
     return "toml" if _TOML.search(text) and "def " not in text else "python"
 
 
+def _shown(text: str) -> str:
+    """A recorded text as it is shown: nothing that hides or turns it, and no more of it than a reader reads."""
+    text = words.clean(text)
+    if len(text) <= MOST_CHARACTERS:
+        return text
+    return f"{text[:MOST_CHARACTERS]} \N{HORIZONTAL ELLIPSIS} ({words.number(len(text))} characters)"
+
+
 def _class_word(text: str) -> str:
     return _CLASS_WORD.sub("", text)
 
 
 def _finalize(value: Any) -> Any:
-    return value if isinstance(value, Markup) or not isinstance(value, str) else words.clean(value)
+    return value if isinstance(value, Markup) or not isinstance(value, str) else _shown(value)
 
 
 @cache
@@ -228,7 +238,13 @@ def _page(template: str, styles: Sequence[str], scripts: Sequence[str], **values
 
 @cache
 def _joined(names: Sequence[str]) -> str:
-    return "\n".join(_lean(name, _static(name)) for name in names)
+    return "\n".join(_licence(name) + _lean(name, _static(name)) for name in names)
+
+
+def _licence(name: str) -> str:
+    """Each report is a copy of the library in it: the licence goes along with the script, whose part the style is."""
+    vendored = name.startswith("vendor/") and name.endswith(".js")
+    return f"/*!\n{_static(name.partition('.')[0] + '.LICENSE')}*/\n" if vendored else ""
 
 
 def _lean(name: str, text: str) -> str:

@@ -99,6 +99,10 @@ def test_the_policy_lets_only_our_own_style_and_script_run(html: str) -> None:
         assert directives[directive] == f"'sha256-{digest}'"
 
 
+def test_the_library_of_the_charts_brings_its_licence(html: str) -> None:
+    assert html.count("Copyright (c) 2022 Leon Sorokin") == 1
+
+
 def test_no_inline_style_and_no_handler(html: str) -> None:
     """A strict policy would drop them without a word."""
     for tag, attrs in Reader(html).tags:
@@ -346,3 +350,20 @@ def test_styles_are_well_formed(name: str) -> None:
         assert [one for one in block.split(";") if one.strip() and ":" not in one] == []
     assert [rest for rest in re.findall(r"\}([^{}]*)\}", css) if rest.strip()] == []
     assert not re.search(r",\s*\{", css)
+
+
+def test_a_page_does_not_become_as_long_as_a_name() -> None:
+    name = "x" * 50_000
+    diagnosis = diagnoses.rich()
+    finding = replace(
+        diagnosis.findings[0], title=name, name=name, recommendation=Recommendation("batch", name, "a = 1")
+    )
+    diagnosis = replace(
+        diagnosis,
+        history=replace(diagnosis.history, job=name),
+        findings=[finding],
+        verdict=replace(diagnosis.verdict, headline=name),
+    )
+    html = html_report.render(build_context(diagnosis))
+    assert len(html) < len(page("rich")) + 30_000
+    assert "x" * 1_000 + " \N{HORIZONTAL ELLIPSIS} (50,000 characters)" in html
