@@ -201,6 +201,7 @@ def test_waits_for_locks_stand_above_the_calls(page: Page, folder: Path) -> None
 def test_choosing_another_execution_changes_all_of_its_pictures(page: Page, folder: Path) -> None:
     shown(page, folder)
     flame = "document.querySelector('[data-flame]:not([hidden]) .frame').textContent"
+    page.wait(f"{flame} === 'only_here'")
     choose(page, "Profiled")
     page.wait(f"{flame} === 'perform_job'")
     profiled = text(page, READOUT)

@@ -144,3 +144,16 @@ def test_it_prints_with_everything_open(page: Page, folder: Path) -> None:
     before = page.evaluate("document.querySelectorAll('details[open]').length")
     assert page.pdf().startswith(b"%PDF")
     assert page.evaluate("document.querySelectorAll('details[open]').length") == before  # closed again afterwards
+
+
+def test_on_paper_lists_stand_for_pictures_and_all_executions_are_there(page: Page, folder: Path) -> None:
+    page.open(folder / "pictured.html")
+    page.frame()
+    page.send("Emulation.setEmulatedMedia", media="print")
+    try:
+        shown = "[...document.querySelectorAll({!r})].map((one) => getComputedStyle(one).display)"
+        assert set(page.evaluate(shown.format("#executions .panel"))) == {"block"}
+        assert set(page.evaluate(shown.format("tr"))) == {"table-row"}
+        assert set(page.evaluate(shown.format(".picture, .tools, nav.steps"))) == {"none"}
+    finally:
+        page.send("Emulation.setEmulatedMedia", media="")

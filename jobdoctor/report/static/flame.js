@@ -256,9 +256,12 @@
     });
   }
   // One profile is in sight: that of the execution that is looked at, when it has one.
-  document.addEventListener("exemplar", (event) => {
+  const follow = (key) => {
     const places = [...document.querySelectorAll("[data-flame-of]")];
-    const chosen = places.find((place) => place.dataset.flameOf === event.detail);
+    const chosen = places.find((place) => place.dataset.flameOf === key);
     if (chosen) for (const place of places) place.hidden = place !== chosen;
-  });
+  };
+  document.addEventListener("exemplar", (event) => follow(event.detail));
+  const before = document.querySelector("#executions .panel:not([hidden])");
+  if (before) follow(before.id);
 })();
