@@ -23,11 +23,12 @@ from __future__ import annotations
 
 import math
 import os
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from msgspec import Struct
 
-from jobdoctor.config import Settings
+if TYPE_CHECKING:
+    from jobdoctor.config import Settings
 
 #: Set by `jobdoctor run --slo` for its worker: "all", or the longest promise it listens to.
 VARIABLE = "JOBDOCTOR_PROMISES"

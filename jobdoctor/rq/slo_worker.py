@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from jobdoctor import config
+from jobdoctor.promises import seconds_of_queue
 from jobdoctor.rq.slo_state import VARIABLE, minded
+
+if TYPE_CHECKING:
+    from jobdoctor.config import Settings
 
 
 class Promises:
     """What stands between RQ's dequeue and the worker. One for each worker that minds the promises."""
 
-    def __init__(self, worker: Any, settings: config.Settings, *, gated: bool, listens: bool) -> None:
+    def __init__(self, worker: Any, settings: Settings, *, gated: bool, listens: bool) -> None:
         from jobdoctor.rq.slo_gate import SloGate  # by these workers only
         from jobdoctor.rq.slo_listen import Listening
 
@@ -35,6 +38,11 @@ class Promises:
 
 def promises_of(worker: Any) -> Promises | None:
     """None for a worker that does not mind them: RQ's step stays as it is."""
+    listens = bool(os.environ.get(VARIABLE))
+    if not listens and not any(seconds_of_queue(queue.name) for queue in worker.queues):
+        return None
+    from jobdoctor import config  # other workers do without
+
     settings = config.load()
-    gated, listens = minded(settings), bool(os.environ.get(VARIABLE))
+    gated = minded(settings)
     return Promises(worker, settings, gated=gated, listens=listens) if gated or listens else None
