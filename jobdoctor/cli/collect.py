@@ -12,8 +12,14 @@ import click
 
 from jobdoctor.cli.options import quiet_option, store_option, url_option
 
+EPILOG = """\b
+Examples:
+  jobdoctor collect --url redis://staging:6379
+  jobdoctor collect --once --store postgresql://jobdoctor@db/jobdoctor
+"""
 
-@click.command("collect")
+
+@click.command("collect", epilog=EPILOG)
 @url_option
 @store_option
 @click.option("--once", is_flag=True, help="Collect what is there now, and end.")

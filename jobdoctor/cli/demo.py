@@ -39,7 +39,14 @@ class DemoError(JobdoctorError):
     """The demo cannot go on."""
 
 
-@click.command("demo")
+EPILOG = """\b
+Examples:
+  jobdoctor demo --quick
+  jobdoctor demo --only JD401 --only JD501 --output reports --keep
+"""
+
+
+@click.command("demo", epilog=EPILOG)
 @click.option(
     "--output",
     "-o",

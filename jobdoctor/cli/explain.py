@@ -21,7 +21,14 @@ if TYPE_CHECKING:
 WIDTH = 80
 
 
-@click.command("explain", short_help="Print one rule's documentation and limits.")
+EPILOG = """\b
+Examples:
+  jobdoctor explain JD401
+  jobdoctor explain n-plus-one-query
+"""
+
+
+@click.command("explain", short_help="Print one rule's documentation and limits.", epilog=EPILOG)
 @click.argument("code", shell_complete=completion.rules)
 def command(code: str) -> None:
     """Print one rule's documentation and limits.

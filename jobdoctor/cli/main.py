@@ -7,6 +7,7 @@ a click object named ``command``.
 from __future__ import annotations
 
 import difflib
+import errno
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -42,6 +43,12 @@ DEBUG_VARIABLE = "JOBDOCTOR_DEBUG"
 ERROR = "Error:"
 
 EPILOG = """\b
+Examples:
+  jobdoctor run default --url redis://staging:6379
+  jobdoctor triage
+  jobdoctor report app.tasks.sync_orders
+
+\b
 Shell completion:
   bash  eval "$(_JOBDOCTOR_COMPLETE=bash_source jobdoctor)"
   zsh   eval "$(_JOBDOCTOR_COMPLETE=zsh_source jobdoctor)"
@@ -115,9 +122,13 @@ def _exit_code(invoke: Callable[[], Any]) -> int:
         return 130
     except BrokenPipeError:
         # The reader of a pipe left (`jobdoctor rules | head`): nobody is there to be told.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _silence_stdout()
         return 0
     except Exception as error:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            _silence_stdout()
+            _say(ERROR, f"nothing more can be written: {error.strerror}; free some, or write elsewhere")
+            return 2
         if os.environ.get(DEBUG_VARIABLE):
             raise
         _say(
@@ -126,6 +137,11 @@ def _exit_code(invoke: Callable[[], Any]) -> int:
         )
         return 1
     return code if isinstance(code, int) else 0
+
+
+def _silence_stdout() -> None:
+    """What is still in its buffer goes nowhere: Python would complain about it at the end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _say(label: str, message: str) -> None:

@@ -13,7 +13,14 @@ from jobdoctor.errors import ConfigError
 EXAMPLES = "write it like 2026-01-31T08:00 or 2026-01-31T08:00:00+00:00"
 
 
-@click.command("mark")
+EPILOG = """\b
+Examples:
+  jobdoctor mark deploy 3f9c2ab
+  jobdoctor mark incident "payment provider down" --at 2026-01-31T08:00
+"""
+
+
+@click.command("mark", epilog=EPILOG)
 @click.argument("kind", metavar="deploy|incident", type=click.Choice(["deploy", "incident"]))
 @click.argument("label", metavar="REV|LABEL")
 @click.option(
@@ -27,9 +34,7 @@ EXAMPLES = "write it like 2026-01-31T08:00 or 2026-01-31T08:00:00+00:00"
 def command(kind: str, label: str, at: str | None, store: str | None, quiet: bool) -> None:
     """Mark a deploy or an incident in the store.
 
-    \b
-      jobdoctor mark deploy 3f9c2ab
-      jobdoctor mark incident "payment provider down" --at 2026-01-31T08:00
+    Reports then say what began with it, and what became of their predictions.
     """
     from jobdoctor import config
     from jobdoctor.store.store import Store

@@ -65,13 +65,19 @@ url_option = click.option(
     help="Redis or Valkey URL. [default: RQ_REDIS_URL, or as `rq` finds it]",
 )
 
-since_option = click.option(
-    "--since",
-    callback=_since,
-    metavar="WHEN",
-    default=None,
-    help="Look at what ran since then: 30m, 24h, 7d, or an ISO date. [default: everything in the store]",
-)
+
+def _since_option(default: str) -> Callable[[F], F]:
+    return click.option(
+        "--since",
+        callback=_since,
+        metavar="WHEN",
+        default=None,
+        help=f"Look at what ran since then: 30m, 24h, 7d, or an ISO date. [default: {default}]",
+    )
+
+
+since_option = _since_option("everything in the store")
+since_a_day_option = _since_option("the last day")
 
 quiet_option = click.option("--quiet", "-q", is_flag=True, help="Say nothing but errors and what was asked for.")
 

@@ -31,8 +31,11 @@ def print_text(text: str) -> None:
     click.echo(text, nl=False, color=wants_color())
 
 
-def write_file(path: Path, text: str) -> None:
-    """Write the file with its folders. On any error the file that was there stays as it was."""
+def write_file(path: Path, text: str, option: str = "--output") -> None:
+    """Write the file with its folders. On any error the file that was there stays as it was.
+
+    ``option``: where the path came from, for the error.
+    """
     try:
         if os.path.isdir(path):
             raise OutputError(f"{path} is a directory", f"give a file, such as {path / 'report.html'}")
@@ -45,7 +48,7 @@ def write_file(path: Path, text: str) -> None:
         _replace(path, text)
     except (OSError, ValueError) as error:
         what = getattr(error, "strerror", None) or str(error)
-        raise OutputError(f"cannot write {path}: {what}", "give another --output") from None
+        raise OutputError(f"cannot write {path}: {what}", f"give another {option}") from None
 
 
 def _replace(path: Path, text: str) -> None:

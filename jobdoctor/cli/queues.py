@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from jobdoctor.cli.options import format_option, quiet_option, since_option, store_option, url_option
+from jobdoctor.cli.options import format_option, quiet_option, since_a_day_option, store_option, url_option
 from jobdoctor.cli.output import note, print_text, wants_color
 from jobdoctor.errors import ConfigError, StoreError, StreamError
+from jobdoctor.near import meant
 
 if TYPE_CHECKING:
     from jobdoctor.config import Settings
@@ -27,6 +28,8 @@ _DAY_NS = 86_400 * _SECOND_NS
 _SILENT_IDLE_S, _SILENT_BUSY_S = 480.0, 300.0
 #: Beyond so many of its longest recorded runs, and a minute, a job makes no progress.
 _RUNS, _LEAST_S = 5.0, 60.0
+#: Queues that an error message names.
+_NAMED = 12
 
 EPILOG = """\b
 Examples:
@@ -39,7 +42,7 @@ Examples:
 @click.command("queues", short_help="How deep each queue is, and how long a job enqueued now will wait.", epilog=EPILOG)
 @click.argument("queues", nargs=-1, metavar="[QUEUE]...")
 @format_option("text", "json", default="text")
-@since_option
+@since_a_day_option
 @store_option
 @url_option
 @quiet_option
@@ -54,6 +57,7 @@ def command(
     without recordings the server alone.
     """
     from jobdoctor import config
+    from jobdoctor.cli.progress import progress
     from jobdoctor.report import queues as report
 
     settings = config.load(store=store, redis_url=url)
@@ -62,10 +66,11 @@ def command(
     rows, sample, source = _recorded(settings, since_ns)
     live, demoted, problem = _live(settings.redis_url)
     if live is None and not rows and sample is None:
-        raise StreamError(problem, f"start the server or give its --url; there are no recordings in {source} either")
+        raise StreamError(f"{problem}, and there are no recordings in {source}", "start the server, or give its --url")
     if live is None:
         note(f"Note: {problem}", quiet=quiet)
-    made = _report(rows, live, sample, demoted, queues, settings, source, since_ns, now_ns)
+    with progress("Playing the queues through", quiet):
+        made = _report(rows, live, sample, demoted, queues, settings, source, since_ns, now_ns)
     if format_ == "json":
         print_text(report.render_json(made))
     else:
@@ -97,13 +102,14 @@ def _live(url: str) -> tuple[LiveQueues | None, list[DemotedRow], str]:
     from jobdoctor.report.queues import DemotedRow
     from jobdoctor.rq import live
     from jobdoctor.rq.slo_state import read_states
+    from jobdoctor.store.stream import shown
 
     connection = live.connect(url)
     try:
         found = live.look(connection)
         states = [state for state in read_states(connection) if state.demoted_since_ns]
     except StreamError as error:
-        return None, [], error.what
+        return None, [], f"{error.what} at {shown(url)}"
     finally:
         connection.close()
     demoted = [
@@ -145,7 +151,10 @@ def _report(
     )
     unknown = [name for name in wanted if name not in names]
     if unknown:
-        raise ConfigError(f"there is no queue {unknown[0]!r}", f"queues: {', '.join(names[:12]) or 'none'}")
+        listed = ", ".join(names[:_NAMED]) + (f" and {len(names) - _NAMED} more" if len(names) > _NAMED else "")
+        close = meant(unknown[0], names)
+        hint = f"{close} " if close else ""
+        raise ConfigError(f"there is no queue {unknown[0]!r}", f"{hint}queues: {listed or 'none'}")
     times: dict[str, list[float]] = {}
     for row in rows:
         times.setdefault(row.job, []).append(max(0, row.reaped_at_ns - row.dequeued_at_ns) / _SECOND_NS)

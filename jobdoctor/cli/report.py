@@ -38,7 +38,16 @@ class _Wanted(NamedTuple):
     quiet: bool
 
 
-@click.command("report", short_help="Diagnose a job and write its report.")
+EPILOG = """\b
+Examples:
+  jobdoctor report app.tasks.sync_orders
+  jobdoctor report sync_orders --format text --since 24h
+  jobdoctor report --all --output reports --open
+  jobdoctor report sync_orders --format json | jq .verdict
+"""
+
+
+@click.command("report", short_help="Diagnose a job and write its report.", epilog=EPILOG)
 @click.argument("job", required=False, shell_complete=completion.jobs)
 @format_option("html", "json", "text", default="html")
 @click.option(

@@ -19,7 +19,14 @@ if TYPE_CHECKING:
 WIDTH = 80
 
 
-@click.command("rules", short_help="List the rules of the slow-job checklist.")
+EPILOG = """\b
+Examples:
+  jobdoctor rules
+  jobdoctor rules --format json | jq -r '.[].code'
+"""
+
+
+@click.command("rules", short_help="List the rules of the slow-job checklist.", epilog=EPILOG)
 @format_option("text", "json", default="text")
 def command(format_: str) -> None:
     """List the rules of the slow-job checklist.

@@ -14,6 +14,12 @@ from jobdoctor.rq import launch
 
 _ARGUMENTS = "jobdoctor.run.arguments"
 
+EPILOG = """\b
+Examples:
+  jobdoctor run default mail --workers 2
+  jobdoctor run --slo --workers 4 --with-scheduler
+"""
+
 
 class _RunCommand(click.Command):
     """Keeps the command line, so that several workers can be started with it."""
@@ -66,10 +72,6 @@ def _run(
 
     Takes every option of `rq worker`, with the same meaning. Recordings go to a stream in the worker's own Redis; a
     collector beside it moves them to the store, from where `jobdoctor report JOB` reads.
-
-    \b
-    Example: jobdoctor run default mail --workers 2
-             jobdoctor run --slo --workers 4 --with-scheduler
     """
     if within is not None and not slo:
         raise ConfigError("--within without --slo", "give both, or name the queues")
@@ -115,7 +117,7 @@ def _supervise(ctx: click.Context, workers: int, parameters: dict[str, Any], own
 
 
 def _command() -> click.Command:
-    own = click.command("run", cls=_RunCommand)(_run)
+    own = click.command("run", cls=_RunCommand, epilog=EPILOG)(_run)
     taken = {parameter.name for parameter in own.params}
     own.params += [parameter for parameter in launch.worker_command().params if parameter.name not in taken]
     return own

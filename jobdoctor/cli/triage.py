@@ -7,8 +7,14 @@ import click
 from jobdoctor.cli.options import format_option, quiet_option, since_option, store_option, url_option
 from jobdoctor.cli.output import print_text, wants_color
 
+EPILOG = """\b
+Examples:
+  jobdoctor triage --since 7d
+  jobdoctor triage --limit 0 --format json
+"""
 
-@click.command("triage", short_help="Rank every job by the worker time that fixing it would give back.")
+
+@click.command("triage", short_help="Rank every job by the worker time that fixing it would give back.", epilog=EPILOG)
 @format_option("text", "json", default="text")
 @since_option
 @click.option(

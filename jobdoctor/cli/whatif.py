@@ -152,7 +152,9 @@ def _asked(
         with progress("Trying changes", quiet) as advance:
             found = search.find(base, slos, given=changes, progress=advance)
         tried = found.nearest if found.changes is None else found.changes
-    return WhatIf(source, window[0], window[1], base.fit, predict(base, tried, slos), found)
+    with progress("Replaying", quiet):
+        outcome = predict(base, tried, slos)
+    return WhatIf(source, window[0], window[1], base.fit, outcome, found)
 
 
 def _print(whatif: WhatIf, base: Baseline, format_: str, html: str | None, quiet: bool) -> None:
@@ -161,7 +163,7 @@ def _print(whatif: WhatIf, base: Baseline, format_: str, html: str | None, quiet
     if html is not None:
         from jobdoctor.report import whatif_page
 
-        write_file(Path(html), whatif_page.render(whatif, base))
+        write_file(Path(html), whatif_page.render(whatif, base), "--html")
     if format_ == "json":
         print_text(report.render_json(whatif))
     else:

@@ -179,8 +179,9 @@ def named(traffic: Traffic, change: Change) -> Change:
 
 def _unknown(kind: str, name: str, known: Sequence[str]) -> ConfigError:
     listed = ", ".join(sorted(known)[:_NAMED]) + (f" and {len(known) - _NAMED} more" if len(known) > _NAMED else "")
-    hint = meant(name, known) or f"{kind}s: {listed or 'none'}"
-    return ConfigError(f"there is no {kind} {name!r} in this traffic", hint)
+    close = meant(name, known)
+    hint = f"{close} " if close else ""
+    return ConfigError(f"there is no {kind} {name!r} in this traffic", f"{hint}{kind}s: {listed or 'none'}")
 
 
 def _move(traffic: Traffic, change: Move) -> None:

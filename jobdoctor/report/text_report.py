@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import textwrap
 
 from rich.console import Console
@@ -38,6 +39,7 @@ _INSIDE, _AROUND = "█", "░"
 #: Of a stack; the HTML report has them all.
 _SHOWN_FRAMES = 8
 _TOGETHER = "\N{NO-BREAK SPACE}"
+_NUMBER_AND_UNIT = re.compile(r"(\d) ((?:ms|s|min|h|d|B|kB|MB|GB|TB|KiB|MiB|GiB)\b)")
 _VERDICT_STYLES = {"none": "bold green", "unknown": "bold"}
 
 
@@ -66,15 +68,26 @@ def render(report: ReportContext, *, color: bool = False, width: int = WIDTH) ->
 
 
 def _print(console: Console, text: str, style: str = "", indent: int = 0) -> None:
-    for line in words.clean(text).splitlines() or [""]:
+    lines = [
+        line.replace(_TOGETHER, " ")
+        for whole in words.clean(text).splitlines() or [""]
+        for line in textwrap.wrap(_unbroken(whole), console.width - indent, break_on_hyphens=False) or [""]
+    ]
+    for line in lines:
         console.print(Padding(Text(line, style=style, overflow="fold"), (0, 0, 0, indent)))
 
 
 def _item(console: Console, mark: str, text: str, style: str = "", indent: int = 0) -> None:
     """A text whose lines stand below one another, behind its mark. A no-break space in it is printed as a space."""
-    lines = textwrap.wrap(words.clean(text), console.width - indent - len(mark), break_on_hyphens=False) or [""]
+    room = console.width - indent - len(mark)
+    lines = textwrap.wrap(_unbroken(words.clean(text)), room, break_on_hyphens=False) or [""]
     for number, line in enumerate(lines):
         _print(console, (" " * len(mark) if number else mark) + line.replace(_TOGETHER, " "), style, indent)
+
+
+def _unbroken(text: str) -> str:
+    """A number stays on the line of its unit."""
+    return _NUMBER_AND_UNIT.sub(rf"\1{_TOGETHER}\2", text)
 
 
 def _heading(console: Console, text: str) -> None:
@@ -94,7 +107,10 @@ def _head(console: Console, report: ReportContext) -> None:
         f"{VERDICTS[verdict.where]}  ({words.share(verdict.confidence)} sure)",
         _VERDICT_STYLES.get(verdict.where, "bold red"),
     )
-    _print(console, verdict.headline, "bold")
+    _print(console, report.headline.problem, "bold")
+    for label, text in (("do:", report.headline.action), ("gain:", report.headline.gain)):
+        if text:
+            _item(console, f"{label:<6}", text)
     console.print()
     for label, quantiles in (("runs", report.run_ms), ("waits", report.wait_ms)):
         if quantiles.count:

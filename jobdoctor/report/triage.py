@@ -160,6 +160,9 @@ def render_text(found: Triage, *, color: bool = False, limit: int | None = None)
         console.print(
             Text(f"\nand {words.count(len(found.rows) - len(shown), 'more job', 'more jobs')}; --limit 0 shows all")
         )
+    if shown:
+        # In one line whatever its width, to be copied.
+        console.print(Text(f"\nNext: jobdoctor report {words.clean(shown[0].job)}"), soft_wrap=True)
     assert isinstance(console.file, io.StringIO)
     return "\n".join(line.rstrip() for line in console.file.getvalue().splitlines()) + "\n"
 
@@ -168,8 +171,9 @@ def _title(found: Triage) -> str:
     jobs = words.count(len(found.rows), "job")
     window = f"{words.instant(found.from_ns).removesuffix(' UTC')} to {words.instant(found.to_ns)}"
     recorded_ms = (found.to_ns - found.from_ns) / 1e6
-    per = "for each day" if found.days > 1 else f"in the {words.duration(recorded_ms)} that were recorded"
-    return textwrap.fill(f"{jobs}, {window}. Worker time {per}:", WIDTH)
+    recorded = words.duration(recorded_ms).replace(" ", "\N{NO-BREAK SPACE}")
+    per = "for each day" if found.days > 1 else f"in the {recorded} that were recorded"
+    return textwrap.fill(f"{jobs}, {window}. Worker time {per}:", WIDTH).replace("\N{NO-BREAK SPACE}", " ")
 
 
 def _gives_back(row: TriageRow) -> Text:

@@ -57,7 +57,8 @@ def connect(url: str) -> Any:
     try:
         return redis.Redis.from_url(url, socket_connect_timeout=3, socket_timeout=10, retry=Retry(NoBackoff(), 0))
     except ValueError as error:
-        raise StreamError(f"this is no Redis URL: {error}", "write it like redis://localhost:6379/0") from None
+        # The URL itself is not said: it may hold a password.
+        raise StreamError(f"--url is no Redis URL: {error}", "write it like redis://localhost:6379/0") from None
 
 
 def look(connection: Any) -> LiveQueues:
@@ -66,9 +67,11 @@ def look(connection: Any) -> LiveQueues:
         state = queue_state.read(connection)
         return LiveQueues(state, _lines(connection, state), _running(connection, state))
     except AuthenticationError as error:
-        raise StreamError(f"the server refuses to let us in: {_line(error)}", "correct --url") from None
-    except (RedisError, OSError) as error:
-        raise StreamError(f"no answer from the server: {_line(error)}", "start it, or give its --url") from None
+        raise StreamError(f"the server refuses to let us in ({_line(error)})", "correct --url") from None
+    except (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError, OSError):
+        raise StreamError("no server answers", "start it, or give its --url") from None
+    except RedisError as error:
+        raise StreamError(f"the queues cannot be read ({_line(error)})", "correct --url") from None
 
 
 def _lines(connection: Any, state: QueuesState) -> dict[str, InLine]:

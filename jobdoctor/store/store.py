@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import time
 from collections.abc import Iterable, Sequence
 from typing import Any, Literal, NamedTuple
@@ -14,6 +13,7 @@ from jobdoctor import wire
 from jobdoctor.config import Retention
 from jobdoctor.errors import StoreError, UnknownJobError
 from jobdoctor.model import Execution, JobHistory, Mark, Prediction, QueuesSample, TraceRow
+from jobdoctor.near import meant
 from jobdoctor.store import exemplars, predictions, queue_samples, rollups, sessions, tables, trace, traffic
 from jobdoctor.store.database import Database
 
@@ -431,12 +431,11 @@ class Store:
         what = f"no recordings of {job!r} in {self.where}"
         if not names:
             return UnknownJobError(f"{what}, which is empty", "run `jobdoctor run` first")
-        close = difflib.get_close_matches(job, names, n=1)
-        seen = _listed(sorted(names))
-        return UnknownJobError(
-            f"{what}; jobs seen: {seen}",
-            f"did you mean {close[0]}?" if close else "give one of them, or run `jobdoctor run` first",
-        )
+        seen = f"jobs seen: {_listed(sorted(names))}"
+        close = meant(job, names)
+        if close:
+            return UnknownJobError(what, f"{close} {seen}")
+        return UnknownJobError(f"{what}; {seen}", "give one of them, or run `jobdoctor run` first")
 
 
 def _listed(names: list[str]) -> str:

@@ -55,6 +55,8 @@ def test_each_command_has_the_help_that_the_table_says(name: str) -> None:
     assert result.exit_code == 0
     first = " ".join((command.help or "").split("\n\n")[0].split())
     assert first.startswith(COMMANDS[name].summary.rstrip("."))
+    assert f"\n  Examples:\n    jobdoctor {name}" in result.output
+    assert max(map(len, result.output.splitlines())) <= 80
 
 
 def test_version() -> None:
@@ -132,6 +134,22 @@ def test_a_reader_that_leaves_is_no_error() -> None:
     )
     assert result.stdout == "JD401 n-plus-one-query\n"
     assert result.stderr == ""
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full here")
+def test_a_full_disk_is_no_bug_of_ours() -> None:
+    with open("/dev/full", "w") as full:
+        result = subprocess.run(
+            [sys.executable, "-c", "from jobdoctor.cli import main; main()", "rules", "--format", "json"],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=60,
+        )
+    assert result.returncode == 2
+    assert result.stderr == (
+        "Error: nothing more can be written: No space left on device; free some, or write elsewhere\n"
+    )
 
 
 def test_shell_completion_lists_the_commands() -> None:

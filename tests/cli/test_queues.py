@@ -127,7 +127,7 @@ def test_without_a_server_the_recordings_alone(recorded: Path) -> None:
     assert result.exit_code == 0
     assert "from the recordings alone" in result.stdout
     assert "not known" in result.stdout
-    assert "no answer from the server" in result.stderr
+    assert f"Note: no server answers at {AWAY}" in result.stderr
     (mail,) = asked(AWAY)["queues"]
     assert mail["depth"] is None
     assert mail["recorded"]["executions"] == 20
@@ -163,7 +163,7 @@ def test_without_either(folder: Path) -> None:
 def test_a_queue_that_is_not_there(recorded: Path, valkey_url: str, redis_client: redis.Redis) -> None:
     result = invoke(valkey_url, "mial")
     assert result.exit_code == 2
-    assert "there is no queue 'mial'; queues: mail" in result.stderr
+    assert "there is no queue 'mial'; did you mean mail? queues: mail" in result.stderr
 
 
 def test_a_very_long_queue_is_not_read_through(valkey_url: str, redis_client: redis.Redis) -> None:

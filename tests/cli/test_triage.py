@@ -36,6 +36,7 @@ def test_jobs_by_what_they_would_give_back(folder: Path) -> None:
     assert table.index("app.tasks.sync_orders") < table.index("app.tasks.other")
     assert "JD401 n-plus-one-query" in table
     assert "app.tasks.other" not in invoke("--limit", "1").stdout
+    assert table.endswith("\nNext: jobdoctor report app.tasks.sync_orders\n")
     data = json.loads(invoke("--format", "json", "--limit", "1").stdout)
     assert [job["job"] for job in data["jobs"]] == ["app.tasks.sync_orders", "app.tasks.other"]
     savings = [job["saving_ms_per_day"]["mid"] for job in data["jobs"]]

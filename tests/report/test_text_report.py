@@ -40,6 +40,28 @@ def test_says_what_to_act_on() -> None:
     assert "SQL                      3.0 s   62%" in text
 
 
+def test_the_first_lines_say_what_is_wrong_and_what_to_do() -> None:
+    diagnosis = diagnoses.rich()
+    lead = diagnosis.findings[0]
+    said = f"{lead.title}: load it at once; gives back about 3.1 s of 4.2 s an execution"
+    verdict = replace(diagnosis.verdict, headline=said)
+    head = text_report.render(build_context(replace(diagnosis, verdict=verdict))).splitlines()[:12]
+    place = head.index(lead.title)
+    assert head[place - 1].endswith("sure)")
+    assert head[place + 1 : place + 3] == ["do:   Load it at once", "gain: 3.1 s of 4.2 s an execution"]
+
+
+def test_a_number_stays_with_its_unit() -> None:
+    diagnosis = diagnoses.rich()
+    for length in range(60, 80):
+        text = f"{'x' * length} 12 ms of it"
+        lead = diagnosis.findings[0]
+        finding = replace(lead, recommendation=replace(lead.recommendation, text=text))
+        page = text_report.render(build_context(replace(diagnosis, findings=[finding])))
+        assert "12 ms" in page
+        assert max(map(cell_len, page.splitlines())) <= 80
+
+
 def test_wrapped_lines_stand_below_their_beginning() -> None:
     diagnosis = diagnoses.rich()
     long = replace(diagnosis.findings[0], title="412 queries of one shape " * 4 + "end")
