@@ -31,6 +31,7 @@ NAMES = ["rich", "empty", "healthy", "hostile", "pictured"]
 OTHER_JOB = "app.stock.recount"
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist looks for the group
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     here = Path(__file__).parent
     for item in items:
