@@ -32,6 +32,31 @@ def test_every_command_and_option_has_help(name: str) -> None:
             assert parameter.help, f"jobdoctor {name} {parameter.opts}"
 
 
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_readmes_options_of_a_command_exist(name: str) -> None:
+    (row,) = re.findall(rf"^\| `jobdoctor {name}\b.*$", README, re.MULTILINE)
+    command = cli.get_command(click.Context(cli), name)
+    assert command is not None
+    known = {spelling for one in command.params for spelling in (*one.opts, *one.secondary_opts)}
+    named = set(re.findall(r"--[a-z-]+", row))
+    assert named <= known
+    own = {spelling for spelling in known if spelling.startswith("--")} - {"--help"}
+    assert named or not own, f"jobdoctor {name}: the table has none of {sorted(own)}"
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_options_that_commands_share_are_worded_alike(name: str) -> None:
+    """Those of `rq worker` are in its own words."""
+    command, triage = (cli.get_command(click.Context(cli), each) for each in (name, "triage"))
+    assert command is not None
+    assert triage is not None
+    shared = {one.name: one for one in triage.params if isinstance(one, click.Option) and one.name != "since"}
+    for one in command.params:
+        if isinstance(one, click.Option) and one.name in shared and name not in ("run", "demo"):
+            assert one.help == shared[one.name].help
+            assert one.opts == shared[one.name].opts
+
+
 def test_every_command_the_readme_names_exists() -> None:
     assert set(re.findall(r"`jobdoctor ([a-z]+)", README)) <= set(COMMANDS)
 

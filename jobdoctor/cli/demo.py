@@ -20,7 +20,7 @@ import click
 
 from jobdoctor.cli import demo_outcome
 from jobdoctor.cli.demo_outcome import Outcome, Patient
-from jobdoctor.cli.options import format_option
+from jobdoctor.cli.options import format_option, quiet_option
 from jobdoctor.errors import JobdoctorError, OutputError
 
 if TYPE_CHECKING:
@@ -78,7 +78,8 @@ Examples:
     help="Only the pair of this rule, one at a time; may be given several times.",
 )
 @click.option("--keep", is_flag=True, help="Keep the recordings as demo.db beside the reports.")
-@format_option("table", "json", default="table")
+@format_option("text", "json", default="text")
+@quiet_option
 def command(
     output: Path,
     url: str | None,
@@ -88,6 +89,7 @@ def command(
     only: tuple[str, ...],
     keep: bool,
     format_: str,
+    quiet: bool,
 ) -> int:
     """Run the sample shop on real servers and diagnose its jobs.
 
@@ -97,7 +99,8 @@ def command(
     _check_extra()
     cases = _chosen(only)
     _make_directory(output)
-    say = _say if format_ == "table" else _say_nothing
+    told = format_ == "text" and not quiet
+    say = _say if told else _say_nothing
     begun = time.monotonic()
     with contextlib.ExitStack() as stack:
         stack.enter_context(_terminated_gently())
@@ -114,7 +117,7 @@ def command(
                 quick=quick,
                 cases=cases,
                 one_by_one=one_by_one or bool(only),
-                progress=format_ == "table",
+                progress=told,
                 say=say,
             )
             outcome = _diagnose(redis_url, store_url, output, cases, say)
@@ -133,9 +136,10 @@ def _chosen(codes: Sequence[str]) -> list[Case]:
     from sample_app.catalogue import CASES
 
     known = {case.code: case for case in CASES}
+    codes = [code.strip().upper() for code in codes]
     unknown = [code for code in codes if code not in known]
     if unknown:
-        raise DemoError(f"the sample shop has no pair for {', '.join(unknown)}", f"use one of: {', '.join(known)}")
+        raise DemoError(f"the sample shop has no pair for {', '.join(unknown)}", "run `jobdoctor rules` for the codes")
     along = {known[code].sick.lane for code in codes if known[code].sick.rounds == 0}
     return [case for case in CASES if not codes or case.code in codes or (case.sick.rounds and case.sick.lane in along)]
 
@@ -182,7 +186,7 @@ def _say(text: str) -> None:
 
 
 def _say_nothing(text: str) -> None:
-    """For ``--format json``."""
+    """For ``--format json`` and ``--quiet``."""
 
 
 @contextlib.contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import io
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import click
@@ -16,7 +17,7 @@ from jobdoctor.errors import ConfigError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from jobdoctor.diagnosis.rule import Rule
+    from jobdoctor.diagnosis.rule import Limit, Rule
 
 WIDTH = 80
 
@@ -57,6 +58,8 @@ def render(rule: Rule, overrides: dict[str, float], *, color: bool = False) -> s
     """The rule's documentation at 80 columns. ``overrides``: the project's own values of its limits."""
     from rich.console import Console
 
+    from jobdoctor.model import STEP_TITLES, STEPS
+
     console = Console(
         file=io.StringIO(),
         width=WIDTH,
@@ -67,8 +70,10 @@ def render(rule: Rule, overrides: dict[str, float], *, color: bool = False) -> s
         markup=False,
     )
     console.print(f"{rule.code} {rule.name}", style="bold")
-    console.print(f"step {rule.step}, {rule.where} the job, recommendation of kind {rule.kind}")
-    _block(console, what(rule))
+    number, title = STEPS.index(rule.step) + 1, STEP_TITLES[rule.step]
+    console.print(f"step {number} {title}, {rule.where} the job, recommendation of kind {rule.kind}")
+    sentence = what(rule)
+    _block(console, sentence[:1].upper() + sentence[1:])
     for block in documentation(rule).split("\n\n")[1:]:
         _block(console, block)
     _limits(console, rule, overrides)
@@ -100,19 +105,30 @@ def _block(console: Console, block: str) -> None:
 
 
 def _limits(console: Console, rule: Rule, overrides: dict[str, float]) -> None:
-    from rich.padding import Padding
     from rich.text import Text
 
     declared = rule.declared_limits()
     if not declared:
         return
+    # Its own ones say what it looks at; those that many rules share, how grave a finding is.
+    own_names = [name for name in declared if name in vars(type(rule))]
+    shared_names = [name for name in declared if name not in own_names]
+    for heading, names in (("Limits", own_names), ("Limits that it shares with other rules", shared_names)):
+        if names or heading == "Limits":
+            console.print()
+            console.print(Text(heading, style="bold"))
+        _listed_limits(console, {name: declared[name] for name in names}, overrides)
     console.print()
-    console.print(Text("Limits", style="bold"))
-    for name, limit in declared.items():
+    console.print(Text(f"Set them in pyproject.toml, under [tool.jobdoctor.limits.{rule.code}]."))
+
+
+def _listed_limits(console: Console, limits: Mapping[str, Limit], overrides: dict[str, float]) -> None:
+    from rich.padding import Padding
+    from rich.text import Text
+
+    for name, limit in limits.items():
         value = overrides.get(name, limit.default)
         own = f" (default {limit.default:g})" if name in overrides else ""
         console.print(Padding(Text(f"{name} = {value:g} {limit.unit}{own}"), (0, 0, 0, 2)))
         console.print(Padding(Text(limit.doc), (0, 0, 0, 6)))
         console.print(Padding(Text(f"from: {limit.source}", style="dim"), (0, 0, 0, 6)))
-    console.print()
-    console.print(Text(f"Set them in pyproject.toml, under [tool.jobdoctor.limits.{rule.code}]."))

@@ -14,6 +14,7 @@ import click
 from jobdoctor.cli import completion
 from jobdoctor.cli.options import format_option, quiet_option, since_option, store_option, url_option
 from jobdoctor.cli.output import note, print_text, wants_color, write_file
+from jobdoctor.cli.progress import progress
 from jobdoctor.cli.reading import diagnosis_of, drained, each_diagnosis, keep_promises, recorded_jobs
 from jobdoctor.errors import ConfigError, OutputError
 from jobdoctor.model import Diagnosis
@@ -126,7 +127,8 @@ def _check(job: str | None, format_: str, output: str | None, all_jobs: bool, op
 
 def _report_one(store: Store, settings: Settings, job: str, wanted: _Wanted) -> None:
     name, job_id = store.find(job)
-    diagnosis = diagnosis_of(store, settings, name, job_id, wanted.since)
+    with progress("Diagnosing", wanted.quiet):
+        diagnosis = diagnosis_of(store, settings, name, job_id, wanted.since)
     to_stdout = wanted.output == STANDARD_OUTPUT or (wanted.output is None and wanted.format_ != "html")
     text = _render(diagnosis, wanted.format_, wanted.source, color=to_stdout and wants_color())
     whole = job_id is None and wanted.since is None

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import inspect
-import io
 import json
 import sys
+import textwrap
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -79,22 +79,20 @@ def _json(rules: list[Rule]) -> str:
 
 
 def _table(rules: list[Rule]) -> str:
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
+    """The rules below the steps of the checklist."""
+    from jobdoctor.model import STEP_TITLES, STEPS
 
     color = wants_color()
-    console = Console(
-        file=io.StringIO(), width=WIDTH, force_terminal=color, color_system="standard" if color else None, emoji=False
-    )
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False, expand=True)
-    for title in ("code", "name", "step"):
-        table.add_column(title, no_wrap=True)
-    table.add_column("what it finds", ratio=1)
-    for rule in rules:
-        table.add_row(rule.code, rule.name, rule.step, Text(what(rule)))
-    console.print(table)
-    assert isinstance(console.file, io.StringIO)
-    lines = [line.rstrip() for line in console.file.getvalue().strip("\n").splitlines()]
+    names = max((len(rule.name) for rule in rules), default=0)
+    lines = [f"{len(rules)} rules in {len(STEPS)} steps; `jobdoctor explain CODE` prints one of them in full."]
+    for number, step in enumerate(STEPS, 1):
+        title = f"{number} {STEP_TITLES[step]}"
+        lines += ["", click.style(title, bold=True) if color else title]
+        for rule in rules:
+            if rule.step == step:
+                lead = f"  {rule.code}  {rule.name:<{names}}  "
+                found = what(rule).rstrip(".")
+                lines += textwrap.wrap(
+                    found[:1].upper() + found[1:], WIDTH, initial_indent=lead, subsequent_indent=" " * len(lead)
+                )
     return "\n".join(lines) + "\n"

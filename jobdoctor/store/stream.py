@@ -370,7 +370,9 @@ def drain(
                 reader.collect_samples()
         except StreamError as error:
             if store.is_empty():
-                raise
+                # Where it looked is said: the store may be the wrong one.
+                hint = f"{error.next_step}, or name another --store" if error.next_step else "name another --store"
+                raise type(error)(f"no recordings in {store.where}, and {error.what}", hint) from error
             skipped = f"recordings on the stream were not collected: {error.what}"
     if new:
         store.prune()

@@ -139,3 +139,11 @@ def test_without_the_extra(tmp_path: Path, module: str) -> None:
         2,
         f"Error: {module} is not installed; install jobdoctor[demo]",
     )
+
+
+@pytest.mark.parametrize("codes", [["JD999"], ["jd401", "JD999"]])
+def test_a_rule_that_the_shop_has_no_pair_for(codes: list[str], tmp_path: Path) -> None:
+    options = [word for code in codes for word in ("--only", code)]
+    result = CliRunner().invoke(cli, ["demo", "--output", str(tmp_path), *options])
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr == "Error: the sample shop has no pair for JD999; run `jobdoctor rules` for the codes\n"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from click.testing import CliRunner, Result
 
 from jobdoctor.cli.main import cli
 from jobdoctor.diagnosis import registry
+from jobdoctor.model import STEP_TITLES, STEPS
 
 CODES = list(registry.RULES)
 
@@ -23,6 +25,23 @@ def test_the_table_has_every_rule_in_80_columns() -> None:
     assert result.exit_code == 0
     assert max(map(len, result.stdout.splitlines())) <= 80
     assert [line.split()[0] for line in result.stdout.splitlines() if line.strip().startswith("JD")] == CODES
+
+
+def test_the_table_is_in_the_order_of_the_checklist() -> None:
+    lines = invoke("rules").stdout.splitlines()
+    assert lines[0] == f"{len(CODES)} rules in {len(STEPS)} steps; `jobdoctor explain CODE` prints one of them in full."
+    steps = [f"{number} {STEP_TITLES[step]}" for number, step in enumerate(STEPS, 1)]
+    assert [line for line in lines if line in steps] == steps
+    assert re.search(r"^  JD206  slow-query +A statement that is slow by itself$", "\n".join(lines), re.MULTILINE)
+
+
+def test_a_rules_own_limits_come_before_those_it_shares() -> None:
+    page = invoke("explain", "JD401").stdout
+    assert page.index("\nLimits\n") < page.index("\n  calls = 10 calls\n")
+    assert page.index("\n  calls = 10 calls\n") < page.index("\nLimits that it shares with other rules\n")
+    assert page.index("\nLimits that it shares with other rules\n") < page.index("\n  critical_ms = ")
+    assert page.count("\n  critical_ms = ") == 1
+    assert "\nstep 4 Batching, inside the job, recommendation of kind batch\n" in page
 
 
 def test_json_has_the_limits_with_their_sources() -> None:

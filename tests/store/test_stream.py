@@ -363,7 +363,10 @@ def test_no_server(sqlite_store: Store) -> None:
     url = "redis://user:secret@127.0.0.1:1/0"
     with pytest.raises(StreamError) as caught:
         drain(sqlite_store, url)
-    assert str(caught.value) == "no server answers at redis://127.0.0.1:1/0; start it, or give its --url"
+    assert str(caught.value) == (
+        f"no recordings in {sqlite_store.where}, and no server answers at redis://127.0.0.1:1/0; "
+        "start it, or give its --url, or name another --store"
+    )
     sqlite_store.add([recent()])
     drained = drain(sqlite_store, url)
     assert drained.skipped == "recordings on the stream were not collected: no server answers at redis://127.0.0.1:1/0"
