@@ -8,9 +8,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 from jobdoctor.cli import demo_outcome
 from jobdoctor.cli.demo_outcome import Outcome, Patient
+from jobdoctor.cli.main import cli
 from jobdoctor.model import Check, Diagnosis, Finding, Recommendation, Saving, Severity, Verdict
 from jobdoctor.report.context import build_context
 from tests.builders import make_history
