@@ -92,3 +92,16 @@ def iso(at_ns: int) -> str:
 def clean(text: str) -> str:
     """The text with control characters and direction overrides made visible: recordings carry what strangers wrote."""
     return _UNPRINTABLE.sub("\N{REPLACEMENT CHARACTER}", text)
+
+
+def folded(name: str, width: int) -> str:
+    """A dotted name in lines of this width, broken behind a dot, a slash or an underscore where there is one."""
+    lines = []
+    while len(name) > width:
+        place = next(
+            (at for at in (max(name.rfind(mark, 0, width) for mark in marks) for marks in ("./", "_")) if at > 0),
+            width - 1,
+        )
+        lines.append(name[: place + 1])
+        name = name[place + 1 :]
+    return "\n".join([*lines, name])

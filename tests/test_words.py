@@ -63,3 +63,18 @@ def test_cleaned_text_cannot_steer_a_terminal(text: str) -> None:
     cleaned = words.clean(text)
     assert not any(character in cleaned for character in "\x00\x07\x1b\x7f\x9b\u202e\u2066\r")
     assert len(cleaned) == len(text)
+
+
+@pytest.mark.parametrize(
+    ("name", "lines"),
+    [
+        ("app.tasks.sync", ["app.tasks.sync"]),
+        ("sample_app.jobs.mail.send_price_alert", ["sample_app.jobs.", "mail.", "send_price_alert"]),
+        ("a_function_with_a_long_name", ["a_function_with_", "a_long_name"]),
+        ("x" * 20, ["x" * 16, "x" * 4]),
+        ("." * 17, ["." * 16, "."]),
+        ("", [""]),
+    ],
+)
+def test_long_names_break_behind_a_dot(name: str, lines: list[str]) -> None:
+    assert words.folded(name, 16).split("\n") == lines

@@ -22,6 +22,8 @@ from jobdoctor.queueing.traffic import Pool
 from jobdoctor.queueing.whatif import Fit, Outcome, Waits
 
 WIDTH = 80
+#: The column of the jobs, beside the figures.
+_JOB = 36
 #: Jobs in the table; JSON has all.
 SHOWN_JOBS = 20
 _STYLES = {True: "green", False: "bold red"}
@@ -92,7 +94,7 @@ def shown(outcome: Outcome) -> list[Waits]:
 
 def _rows(table: Table, before: Waits, after: Waits | None) -> None:
     table.add_row(
-        Text(words.clean(before.job) or "all jobs", style="bold"),
+        Text(words.folded(words.clean(before.job), _JOB) or "all jobs", style="bold"),
         seconds(before.p50), seconds(before.p95), interval_words(before.p95_interval),
     )  # fmt: skip
     if after is None:  # no change, or one that took the last of them away
