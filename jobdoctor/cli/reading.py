@@ -34,7 +34,7 @@ def drained(store: Store, settings: Settings, quiet: bool) -> None:
 def recorded_jobs(store: Store, since: int | None) -> list[str]:
     """The jobs in the window; UnknownJobError, with the way out, when there is none."""
     jobs = store.jobs(since)
-    if not jobs and since:
+    if not jobs and since and not store.is_empty():
         raise UnknownJobError(f"no recordings in {store.where} in this window", "widen --since")
     if not jobs:
         raise UnknownJobError(f"no recordings in {store.where}", "run `jobdoctor run` first")

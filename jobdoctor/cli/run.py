@@ -77,6 +77,7 @@ def _run(
         raise ConfigError("--within without --slo", "give both, or name the queues")
     parameters = launch.recording_parameters(parameters)
     url = launch.check_server(parameters)
+    launch.check_settings(parameters)
     lines: list[str] = []
     if slo:
         parameters["queues"], lines = launch.promise_queues(parameters, within, workers)

@@ -18,7 +18,8 @@ from urllib.parse import quote, urlsplit, urlunsplit
 
 import redis
 import rq.cli
-from rq.cli.helpers import CliConfig
+from rq.cli.helpers import CliConfig, read_config_file
+from rq.serializers import resolve_serializer
 
 from jobdoctor.errors import ConfigError, StreamError
 from jobdoctor.rq import slo_listen
@@ -68,6 +69,17 @@ def check_server(parameters: Mapping[str, Any]) -> str:
     finally:
         connection.close()
     return url
+
+
+def check_settings(parameters: Mapping[str, Any]) -> None:
+    """ConfigError for a --config or a --serializer that RQ could not import, before a worker or a collector starts."""
+    for option, check in (("config", read_config_file), ("serializer", resolve_serializer)):
+        asked = parameters.get(option)
+        if asked:
+            try:
+                check(asked)
+            except (ImportError, AttributeError, ValueError, NotImplementedError) as error:
+                raise ConfigError(f"--{option} {asked}: {error}", "give what Python can import from here") from None
 
 
 def promise_queues(

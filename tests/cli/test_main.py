@@ -171,3 +171,11 @@ def test_shell_completion_lists_the_commands() -> None:
 
 def test_the_entry_point_is_callable() -> None:
     assert callable(console_entry)
+
+
+@pytest.mark.parametrize("options", [["--config", "no_such_module"], ["--serializer", "nope"]])
+def test_what_rq_could_not_import_is_one_line(options: list[str], valkey_url: str) -> None:
+    result = run("run", "--burst", "--url", valkey_url, *options)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr.startswith(f"Error: {options[0]} {options[1]}: ")
+    assert len(result.stderr.splitlines()) == 1

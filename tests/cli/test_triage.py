@@ -49,4 +49,5 @@ def test_an_empty_store_says_what_to_do(folder: Path, args: list[str]) -> None:
     assert result.exit_code == 2
     assert result.stdout == ""
     assert "; " in result.stderr
+    assert "widen" not in result.stderr
     assert "Traceback" not in result.stderr
