@@ -78,8 +78,9 @@ def check_settings(parameters: Mapping[str, Any]) -> None:
         if asked:
             try:
                 check(asked)
-            except (ImportError, AttributeError, ValueError, NotImplementedError) as error:
-                raise ConfigError(f"--{option} {asked}: {error}", "give what Python can import from here") from None
+            except Exception as error:  # whatever the module itself raises while it is imported
+                what = f"--{option} {asked}: {type(error).__name__}: {error}"
+                raise ConfigError(what, "give what Python can import from here") from None
 
 
 def promise_queues(
