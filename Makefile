@@ -5,14 +5,18 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 JOBS ?= 2
 
-.PHONY: help demo test proof lint bench clean
+.PHONY: help demo gallery test proof lint bench clean
 .DEFAULT_GOAL := help
 
 help: ## List the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
 
-demo: $(STAMP) ## Run the sample shop on real servers, diagnose its jobs, write reports/
-	@$(BIN)/jobdoctor demo $(DEMO)
+demo: $(STAMP) ## Run the sample shop on real servers, diagnose its jobs, write demo/
+	@$(BIN)/jobdoctor demo --output demo $(DEMO)
+
+# GALLERY="--store demo/demo.db" takes new recordings, from `make demo DEMO=--keep` on a calm machine.
+gallery: $(STAMP) ## Write reports/ again, from its recordings
+	@$(BIN)/python -m reports.gallery $(GALLERY)
 
 DEMO_TEST := tests/integration/test_demo.py
 
