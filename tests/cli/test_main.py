@@ -179,3 +179,17 @@ def test_what_rq_could_not_import_is_one_line(options: list[str], valkey_url: st
     assert (result.returncode, result.stdout) == (2, "")
     assert result.stderr.startswith(f"Error: {options[0]} {options[1]}: ")
     assert len(result.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(("command", "seldom"), [("report", True), ("triage", True), ("run", False), ("rules", False)])
+def test_readers_collect_seldom_and_workers_as_ever(command: str, seldom: bool) -> None:
+    source = (
+        "import gc, sys\n"
+        "from jobdoctor.cli import main\n"
+        "before = gc.get_threshold()\n"
+        f"sys.argv = ['jobdoctor', {command!r}, '--help']\n"
+        "try:\n    main()\nexcept SystemExit:\n    pass\n"
+        "print(gc.get_threshold() != before)"
+    )
+    output = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, check=True).stdout
+    assert output.splitlines()[-1] == str(seldom)
