@@ -7,8 +7,8 @@ a click object named ``command``.
 from __future__ import annotations
 
 import difflib
-import gc
 import errno
+import gc
 import os
 import sys
 from collections.abc import Callable, Sequence
