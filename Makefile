@@ -21,7 +21,7 @@ gallery: $(STAMP) ## Write reports/ again, from its recordings
 DEMO_TEST := tests/integration/test_demo.py
 
 test: $(STAMP) ## Run the tests on servers that they start themselves
-	$(BIN)/pytest -n $(JOBS) --dist loadgroup $(or $(TESTS),--ignore=$(DEMO_TEST))
+	$(BIN)/pytest -n $(JOBS) --dist loadfile $(or $(TESTS),--ignore=$(DEMO_TEST))
 
 # Alone: it measures what other tests beside it would disturb.
 proof: $(STAMP) ## Run the demo, and hold what it found to what was planted

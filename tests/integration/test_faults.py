@@ -19,6 +19,7 @@ from jobdoctor.capture import sampler
 from jobdoctor.capture.probes import registry
 from jobdoctor.capture.probes.base import Probe
 from jobdoctor.capture.sampler import NO_WAITS
+from jobdoctor.rq import probing
 from tests.integration import jobs
 from tests.integration.recordings import record
 
@@ -146,6 +147,9 @@ def test_a_probe_that_cannot_be_installed(
 ) -> None:
     stubborn = _Stubborn()
     monkeypatch.setattr(registry, "PROBES", (*registry.PROBES, stubborn))
+    # What the probes said in this process before there was this one.
+    monkeypatch.setattr(probing, "_modules", 0)
+    monkeypatch.setattr(probing, "_said", [])
     execution = record(redis_client, jobs.use_redis_slowly, valkey_url, 3, kind=kind)
     assert execution.outcome == "finished"
     assert [group.count for group in execution.groups if group.channel == "redis"] == [3]

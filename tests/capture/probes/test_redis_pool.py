@@ -132,7 +132,8 @@ def test_a_wait_within_a_lock_is_the_locks(record: Record, redis_client: redis.R
         thread.join()
     pool.disconnect()
     assert recorded.one("lock").count == 1
-    assert recorded.of("pool") == []
+    # The other thread may have met a command of the lock's, and waited for its connection.
+    assert [group for group in recorded.of("pool") if not group.function.endswith("hold")] == []
 
 
 def test_everything_is_put_back() -> None:
