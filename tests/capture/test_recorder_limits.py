@@ -168,8 +168,10 @@ def test_nothing_is_kept_of_calls_that_are_over() -> None:
     shape = query(rec)
     error, clocks = ValueError(), (rec.clock, rec.generation, rec)
 
+    count = 20_000
+
     def calls() -> None:
-        for number in range(20_000):
+        for number in range(count):
             call = rec.begin(shape, params=number % 9, flags=recorder.BATCHED)
             assert call is not None
             call.cell.add(rows=1)
@@ -182,8 +184,10 @@ def test_nothing_is_kept_of_calls_that_are_over() -> None:
     calls()
     gc.collect()
     after = [sys.getrefcount(each) for each in (*clocks, shape, error, type(error), None)], sys.getallocatedblocks()
-    assert all(abs(one - other) < 50 for one, other in zip(before[0], after[0], strict=True))
-    assert after[1] - before[1] < 200
+    # A reference kept by a call would be there thousands of times; a few come and go with the process' other threads.
+    drifts = [other - one for one, other in zip(before[0], after[0], strict=True)]
+    assert all(abs(drift) < count // 20 for drift in drifts), drifts
+    assert after[1] - before[1] < count // 20
 
 
 @accelerated
