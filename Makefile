@@ -20,12 +20,15 @@ gallery: $(STAMP) ## Write reports/ again, from its recordings
 
 DEMO_TEST := tests/integration/test_demo.py
 
+# Compiled code is kept, whatever the environment says: hundreds of processes are started, and import the same.
+PYTEST := env -u PYTHONDONTWRITEBYTECODE $(BIN)/pytest
+
 test: $(STAMP) ## Run the tests on servers that they start themselves
-	$(BIN)/pytest -n $(JOBS) --dist loadfile $(or $(TESTS),--ignore=$(DEMO_TEST))
+	$(PYTEST) -n $(JOBS) --dist loadfile --no-loadscope-reorder $(or $(TESTS),--ignore=$(DEMO_TEST))
 
 # Alone: it measures what other tests beside it would disturb.
 proof: $(STAMP) ## Run the demo, and hold what it found to what was planted
-	$(BIN)/pytest $(DEMO_TEST)
+	$(PYTEST) $(DEMO_TEST)
 
 lint: $(STAMP) ## Check style and types
 	$(BIN)/ruff check

@@ -8,12 +8,28 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import redis
 
 from sample_app import servers
 from tests import mariadb
+
+TESTS = Path(__file__).parent
+#: Directories whose tests wait for processes: they begin first, so that no worker is left with one of their files while
+#: the others have nothing more to do.
+SLOW = ("integration", "store", "benchmarks", "sample_app", "browser", "pytest_plugin", "cli", "capture")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files keep together, in the order of their directories in :data:`SLOW`; ``--dist loadfile`` deals them out so."""
+
+    def turn(item: pytest.Item) -> int:
+        directory = item.path.relative_to(TESTS).parts[0] if item.path.is_relative_to(TESTS) else ""
+        return SLOW.index(directory) if directory in SLOW else len(SLOW)
+
+    items.sort(key=turn)
 
 
 @pytest.fixture(scope="session")
