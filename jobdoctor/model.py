@@ -27,6 +27,14 @@ WorkerKind = Literal["fork", "spawn", "simple", "inline"]
 #: ``timeout`` is RQ's JobTimeoutException; ``killed`` means that the horse died; ``retried`` failed with attempts left.
 Outcome = Literal["finished", "failed", "retried", "timeout", "killed", "stopped"]
 
+#: How a job came to its queue. ``straight``: by being enqueued; ``scheduled``: for later (or created, and enqueued
+#: later); ``deferred``: until its dependencies were done; ``rate-limited``: held by its limit; ``retried`` and
+#: ``repeated``: after its own execution before; ``requeued``: by hand, after one; ``moved``: by anti-clogging, to the
+#: slowest queue.
+Route = Literal[
+    "straight", "scheduled", "deferred", "rate-limited", "retried", "repeated", "requeued", "moved", "unknown"
+]
+
 #: Names of the ledger's parts (DESIGN 2.2). They are disjoint and add up to the wall time from enqueue to reap.
 LEDGER_PARTS = (
     "queue_wait", "dispatch", "fork", "deserialize", "import", "cpu", "cpu_wait", "sql", "redis", "http", "file",
@@ -364,6 +372,8 @@ class Execution(Struct, frozen=True, omit_defaults=True):
 
     attempt: int = 1
     scheduled: bool = False  # waited in a registry (scheduled, deferred, retry delay) before it was put in the queue
+    route: Route = "unknown"
+    depends_on: list[str] = field(default_factory=list)  # job ids that a deferred one waited for
     worker_queues: list[str] = field(default_factory=list)  # in the worker's order of listening
     queue_depth: int | None = None  # jobs left in the queue when this one was taken
     host: str = ""
@@ -465,6 +475,8 @@ class TraceRow(Struct, frozen=True, omit_defaults=True):
     writes: int | None = None  # calls with a write effect; None: not all channels were captured
     worker_queues: list[str] = field(default_factory=list)
     queue_depth: int | None = None
+    route: Route = "unknown"
+    depends_on: list[str] = field(default_factory=list)
 
 
 class Quantiles(Struct, frozen=True):

@@ -107,6 +107,7 @@ def make_execution(
         "enqueued_at_ns": enqueued,
         "dequeued_at_ns": dequeued,
         "reaped_at_ns": reaped,
+        "route": "straight",
         "worker_queues": ["default"],
         "timeout_s": 180.0,
         "payload": Payload(raw_bytes=120, wire_bytes=110, args_hash=f"{number:016x}"),
@@ -142,6 +143,8 @@ def make_row(execution: Execution, **fields: Any) -> TraceRow:
         parent_execution_id=execution.trigger.parent_execution_id if execution.trigger else "",
         worker_queues=execution.worker_queues,
         queue_depth=execution.queue_depth,
+        route=execution.route,
+        depends_on=execution.depends_on,
     )
     return replace(row, **fields) if fields else row
 

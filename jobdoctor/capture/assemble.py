@@ -32,6 +32,7 @@ from jobdoctor.model import (
     Profile,
     ResultInfo,
     RetryPolicy,
+    Route,
     Rusage,
     Sample,
     Span,
@@ -61,6 +62,8 @@ class ExecutionFacts(Struct):
     enqueued_at_ns: int = 0  # of this attempt; 0: not known, no queue wait is claimed
     attempt: int = 1
     scheduled: bool = False
+    route: Route = "unknown"
+    depends_on: list[str] = field(default_factory=list)
     worker_queues: list[str] = field(default_factory=list)
     queue_depth: int | None = None
     host: str = ""
@@ -174,6 +177,8 @@ def assemble(facts: ExecutionFacts, observation: Observation, recording: Recordi
         reaped_at_ns=dequeued_at_ns + clock.run,
         attempt=facts.attempt,
         scheduled=facts.scheduled,
+        route=facts.route,
+        depends_on=facts.depends_on,
         worker_queues=facts.worker_queues,
         queue_depth=facts.queue_depth,
         host=facts.host,

@@ -10,7 +10,7 @@ import struct
 
 from msgspec import Struct, field, msgpack
 
-from jobdoctor.model import Trigger, WorkerKind
+from jobdoctor.model import Route, Trigger, WorkerKind
 
 #: Data of a job up to this size travels within the message; more of it in a memory file beside the message.
 INLINE_BYTES = 16 * 1024
@@ -48,6 +48,8 @@ class Begun(Struct, array_like=True, tag="begun"):
     created_at_ns: int
     enqueued_at_ns: int
     scheduled: bool
+    route: Route
+    depends_on: list[str]
     timeout_s: float | None
     failure_ttl_s: int | None
     result_ttl_s: int | None

@@ -17,6 +17,7 @@ from jobdoctor.rq.horse import Horse
 from jobdoctor.rq.messages import Begun, Ended
 from jobdoctor.rq.names import job_name, serializer_name
 from jobdoctor.rq.recording_state import WorkerState
+from jobdoctor.rq.route import released_by, route
 
 
 class TakenJob:
@@ -85,6 +86,7 @@ class TakenJob:
         created, enqueued = epoch_ns(job.created_at), epoch_ns(job.enqueued_at)
         waited = bool(created and enqueued and enqueued - created > SCHEDULED_GAP_NS)
         delayed = number > 1 and any(job.retry_intervals or ())
+        came = route(job, number)
         self.state.link.announce(
             Begun(
                 number=self.number,
@@ -110,6 +112,8 @@ class TakenJob:
                 created_at_ns=created,
                 enqueued_at_ns=enqueued,
                 scheduled=(waited and number == 1) or delayed,
+                route=came,
+                depends_on=released_by(job, came),
                 timeout_s=float(job.timeout) if job.timeout is not None and job.timeout > 0 else None,
                 failure_ttl_s=job.failure_ttl,
                 result_ttl_s=job.get_result_ttl(self.worker.default_result_ttl),

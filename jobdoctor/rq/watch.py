@@ -215,6 +215,8 @@ class ExecutionWatch:
             enqueued_at_ns=begun.enqueued_at_ns,
             attempt=begun.attempt,
             scheduled=begun.scheduled,
+            route="moved" if self._was_moved() else begun.route,
+            depends_on=begun.depends_on,
             worker_queues=self.around.queues,
             queue_depth=self.depth,
             host=_HOST,
@@ -226,6 +228,11 @@ class ExecutionWatch:
             trigger=begun.trigger,
             result=ResultInfo("", ttl_s=begun.result_ttl_s),
         )
+
+    def _was_moved(self) -> bool:
+        """Whether it came to this queue by anti-clogging (noted in whole ms), and not by a retry after that."""
+        queue, at_ns = self.moved_from
+        return bool(queue) and at_ns + 1_000_000 > self.begun.enqueued_at_ns
 
     def _decide(
         self, facts: ExecutionFacts, ended: Ended, recorded: recording.Recording | None, lost_worker: bool

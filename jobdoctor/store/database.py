@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import sqlalchemy
-from sqlalchemy import Connection, Engine, Table, event, exc, inspect, select
+from sqlalchemy import Column, Connection, DefaultClause, Engine, Table, event, exc, inspect, select
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.pool import NullPool, StaticPool
 
@@ -50,7 +50,9 @@ class Database:
         self.where = str(self.file) if self.file else _shown(self.url)
         self.postgres = self.url.get_backend_name() == "postgresql"
         self.engine = self._engine()
-        self._ready = False
+        self._ready = False  # known to be there, of a version that we read
+        self._complete = False  # with all that this version writes
+        self._lacking: frozenset[str] = frozenset()
 
     def close(self) -> None:
         self.engine.dispose()
@@ -68,8 +70,9 @@ class Database:
                     if not inspect(connection).has_table(tables.schema.name):
                         raise StoreError(f"no recordings in {self.where}", "run `jobdoctor run` first")
                     self._check_version(connection)
+                    self._lacking = _lacking(connection)
                     self._ready = True
-                yield connection
+                yield connection.execution_options(jobdoctor_lacks=self._lacking)
 
     @contextmanager
     def writing(self) -> Iterator[Connection]:
@@ -79,10 +82,11 @@ class Database:
             with connection.begin():
                 if self.postgres:
                     connection.execute(select(sqlalchemy.func.pg_advisory_xact_lock(_ADVISORY_LOCK)))
-                if not self._ready:
+                if not self._complete:
                     self._make(connection)
                 yield connection
-            self._ready = True
+            self._ready = self._complete = True
+            self._lacking = frozenset()
 
     def exists(self) -> bool:
         """Whether there is something to read. StoreError when it cannot be told, or is of a newer version."""
@@ -101,12 +105,16 @@ class Database:
     def forget(self) -> None:
         """Drop pooled connections and what is known of the schema, after the database went away."""
         self.engine.dispose()
-        self._ready = False
+        self._ready = self._complete = False
 
     # -- schema
 
     def _make(self, connection: Connection) -> None:
         tables.metadata.create_all(connection)
+        lacking = _lacking(connection)
+        for column in tables.later:
+            if column.name in lacking:
+                _add(connection, column)
         if connection.execute(select(tables.schema.c.version)).first() is None:
             connection.execute(tables.schema.insert(), {"version": tables.SCHEMA_VERSION})
         self._check_version(connection)
@@ -144,7 +152,7 @@ class Database:
         @event.listens_for(engine, "begin")
         def begun(connection: Connection) -> None:
             writes = connection.get_execution_options().get("jobdoctor_writes")
-            if writes and self.file and not self._ready:
+            if writes and self.file and not self._complete:
                 _use_write_ahead_log(connection)
             connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
@@ -190,6 +198,30 @@ class Database:
                 return StoreError(f"{self.file.parent} is not a directory", f"create it, or {_ANOTHER}")
             return StoreError(f"cannot open {self.where}", f"check who may read and write it, or {_ANOTHER}")
         return StoreError(f"{self.where}: {said}", _ANOTHER)
+
+
+def _add(connection: Connection, column: Column[Any]) -> None:
+    """Adds a column of texts that came later: at once on either database, however many rows there are."""
+    default = column.server_default
+    assert isinstance(default, DefaultClause)
+    connection.exec_driver_sql(
+        f"ALTER TABLE {column.table.name} ADD COLUMN {column.name} TEXT NOT NULL DEFAULT '{default.arg}'"
+    )
+
+
+def _lacking(connection: Connection) -> frozenset[str]:
+    """Those of the later columns that the store has not yet."""
+    try:
+        there = {column["name"] for column in inspect(connection).get_columns(tables.trace.name)}
+    except exc.NoSuchTableError:
+        return frozenset()  # whoever reads it says so
+    return frozenset(column.name for column in tables.later if column.name not in there)
+
+
+def lacks(connection: Connection) -> frozenset[str]:
+    """Columns that a snapshot of :meth:`Database.reading` has not."""
+    found: frozenset[str] = connection.get_execution_options().get("jobdoctor_lacks", frozenset())
+    return found
 
 
 def _parsed(url: str) -> URL:

@@ -97,10 +97,17 @@ trace = Table(
     Column("writes", BigInteger),
     Column("worker_queues", Text, nullable=False),  # JSON
     Column("queue_depth", BigInteger),
+    # Later than the table: see ``later``.
+    Column("route", Text, nullable=False, server_default=""),
+    Column("depends_on", Text, nullable=False, server_default="[]"),  # JSON
     Index("jobdoctor_trace_at", "reaped_at_ns"),
     Index("jobdoctor_trace_job", "job", "reaped_at_ns"),
     Index("jobdoctor_trace_job_id", "job_id"),
 )
+
+#: Columns that a table of an earlier version lacks. They are added by the first writer; until then a reader takes their
+#: default. Versions that do not know them go on reading and writing.
+later = (trace.c.route, trace.c.depends_on)
 
 #: Database connections of executions: whose session was it that blocked another?
 sessions = Table(

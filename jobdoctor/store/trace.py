@@ -5,16 +5,23 @@ from __future__ import annotations
 from typing import Any
 
 import msgspec
-from sqlalchemy import Connection, Select, or_, select
+from sqlalchemy import Connection, Select, literal, or_, select
 from sqlalchemy.engine import Result
 
-from jobdoctor.model import Execution, TraceRow
+from jobdoctor.model import Execution, Route, TraceRow
 from jobdoctor.store import tables
+from jobdoctor.store.database import lacks
 
 _json = msgspec.json.Encoder()
 _names = msgspec.json.Decoder(list[str])
 _COLUMNS = [tables.trace.c[name] for name in TraceRow.__struct_fields__]
 _QUEUES = TraceRow.__struct_fields__.index("worker_queues")
+_DEPENDS_ON = TraceRow.__struct_fields__.index("depends_on")
+_ROUTE = TraceRow.__struct_fields__.index("route")
+_ATTEMPT = TraceRow.__struct_fields__.index("attempt")
+_SCHEDULED = TraceRow.__struct_fields__.index("scheduled")
+
+_DEFAULTS = {"route": "", "depends_on": "[]"}
 
 #: Rows of other jobs (and of the job) that a history carries: the newest. More of them change no median, and a report
 #: over a million executions is to take less than two seconds (benchmarks/reading.py).
@@ -51,6 +58,8 @@ def row_of(execution: Execution) -> TraceRow:
         writes=_writes(execution),
         worker_queues=[key(name) for name in execution.worker_queues],
         queue_depth=execution.queue_depth,
+        route=execution.route,
+        depends_on=[key(job_id) for job_id in execution.depends_on],
     )
 
 
@@ -65,12 +74,16 @@ def values(row: TraceRow) -> dict[str, Any]:
     """The row as the table's columns."""
     columns = {name: getattr(row, name) for name in row.__struct_fields__}
     columns["worker_queues"] = _json.encode(row.worker_queues).decode()
+    columns["depends_on"] = _json.encode(row.depends_on).decode()
     return columns
 
 
-def selected() -> Select[Any]:
+def selected(connection: Connection) -> Select[Any]:
     """A SELECT of whole rows, in the order that :func:`rows` expects."""
-    return select(*_COLUMNS)
+    lacking = lacks(connection)
+    if not lacking:
+        return select(*_COLUMNS)
+    return select(*(literal(_DEFAULTS[one.name]).label(one.name) if one.name in lacking else one for one in _COLUMNS))
 
 
 def rows(result: Result[Any]) -> list[TraceRow]:
@@ -83,8 +96,15 @@ def rows(result: Result[Any]) -> list[TraceRow]:
         if text not in lists:
             lists[text] = _names.decode(text)
         columns[_QUEUES] = lists[text]
+        columns[_DEPENDS_ON] = _names.decode(columns[_DEPENDS_ON]) if columns[_DEPENDS_ON] != "[]" else []
+        columns[_ROUTE] = columns[_ROUTE] or _earlier(columns[_ATTEMPT], columns[_SCHEDULED])
         found.append(TraceRow(*columns))
     return found
+
+
+def _earlier(attempt: int, scheduled: bool) -> Route:
+    """What a row says that was written before routes were: it had been somewhere, and nobody noted where."""
+    return "retried" if attempt > 1 else "unknown" if scheduled else "straight"
 
 
 def _writes(execution: Execution) -> int | None:
@@ -105,7 +125,7 @@ def of_job(connection: Connection, job: str, since_ns: int, until_ns: int) -> li
     """Rows of the job's executions that ended in the window, at most the newest MAX_ROWS."""
     table = tables.trace
     query = (
-        selected()
+        selected(connection)
         .where(table.c.job == job, table.c.reaped_at_ns >= since_ns, table.c.reaped_at_ns <= until_ns)
         .order_by(table.c.reaped_at_ns.desc())
         .limit(MAX_ROWS)
@@ -120,7 +140,7 @@ def neighbours(connection: Connection, job: str, since_ns: int, until_ns: int) -
     queues = select(table.c.queue).where(table.c.job == job, *window).distinct()
     workers = select(table.c.worker).where(table.c.job == job, *window).distinct()
     query = (
-        selected()
+        selected(connection)
         .where(*window, or_(table.c.queue.in_(queues), table.c.worker.in_(workers)))
         .order_by(table.c.reaped_at_ns.desc())
         .limit(MAX_ROWS)

@@ -15,9 +15,8 @@ MAX_ROWS = 200_000
 def rows(connection: Connection, since_ns: int, most: int = MAX_ROWS) -> list[TraceRow]:
     """The newest rows of executions that ended since then, oldest first."""
     table = tables.trace
-    query = (
-        trace.selected().where(table.c.reaped_at_ns >= since_ns).order_by(table.c.reaped_at_ns.desc()).limit(most)
-    )  # fmt: skip
+    newest = table.c.reaped_at_ns.desc()
+    query = trace.selected(connection).where(table.c.reaped_at_ns >= since_ns).order_by(newest).limit(most)
     return trace.oldest_first(trace.rows(connection.execute(query)))
 
 

@@ -82,6 +82,7 @@ def test_retries_are_numbered(redis_client: redis.Redis) -> None:
     work(jobdoctor.Worker, redis_client)
     found = executions(redis_client)
     assert [(each.outcome, each.attempt) for each in found] == [("retried", 1), ("retried", 2), ("finished", 3)]
+    assert [each.route for each in found] == ["straight", "retried", "retried"]
     assert [each.retry.retries_left for each in found] == [3, 2, 1]
     assert {each.retry.max_retries for each in found} == {3}
     assert len({each.id for each in found}) == 3

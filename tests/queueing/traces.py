@@ -28,6 +28,7 @@ def row(job: str, enqueued_s: float, dequeued_s: float, reaped_s: float, **field
         "dequeued_at_ns": instant(dequeued_s),
         "reaped_at_ns": instant(reaped_s),
         "worker_queues": ["default"],
+        "route": "straight",
     }
     return TraceRow(**{**defaults, **fields})
 

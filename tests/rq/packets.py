@@ -32,6 +32,8 @@ def begun(number: int, data: bytes = b"", memory: int = -1) -> Begun:
         created_at_ns=1,
         enqueued_at_ns=1,
         scheduled=False,
+        route="straight",
+        depends_on=[],
         timeout_s=None,
         failure_ttl_s=None,
         result_ttl_s=None,

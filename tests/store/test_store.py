@@ -76,6 +76,8 @@ def test_a_trace_row_keeps_every_field(store: Store) -> None:
         scheduled=True,
         worker_queues=["high", "low, really"],
         queue_depth=7,
+        route="deferred",
+        depends_on=["parent", "another"],
         payload=Payload(raw_bytes=1, args_hash="a1"),
         result=ResultInfo("dict", digest="r1"),
         exception=ExceptionInfo("KeyError", digest="e1"),
@@ -409,6 +411,22 @@ def test_an_empty_store_names_no_jobs(store: Store) -> None:
     assert store.is_empty()
     with pytest.raises(UnknownJobError, match="which is empty; run `jobdoctor run` first"):
         store.history("app.x")
+
+
+def test_a_store_of_before_routes_is_read_and_then_completed(store: Store, store_url: str) -> None:
+    """Reading changes nothing in it; the first writer adds what its table lacks."""
+    store.add([recent(), recent(attempt=2), recent(scheduled=True)])
+    with store._database.engine.begin() as connection:
+        for column in tables.later:
+            connection.exec_driver_sql(f"ALTER TABLE jobdoctor_trace DROP COLUMN {column.name}")
+    with Store.open(store_url) as earlier:
+        for rows in (earlier.traffic()[0], earlier.history(JOB).trace, earlier.history(JOB).neighbours):
+            assert sorted(row.route for row in rows) == ["retried", "straight", "unknown"]
+            assert {tuple(row.depends_on) for row in rows} == {()}
+        earlier.add([recent(route="deferred", depends_on=["parent"])])
+        assert ("deferred", ["parent"]) in [(row.route, row.depends_on) for row in earlier.traffic()[0]]
+    with Store.open(store_url) as again:
+        assert len(again.traffic()[0]) == 4
 
 
 def test_a_newer_schema_is_left_alone(store: Store, store_url: str) -> None:
