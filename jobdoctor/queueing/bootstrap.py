@@ -11,7 +11,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cache
-from math import ceil, exp, inf, isfinite, log
+from itertools import pairwise
+from math import ceil, exp, fsum, inf, isfinite, log
 from random import Random
 from typing import NamedTuple
 
@@ -45,7 +46,7 @@ def intervals(values: Sequence[float], shares: Sequence[float], *, seed: int = 1
     count = len(values)
     if count < LEAST or not all(isfinite(value) for value in values):
         return None
-    blocks = max(4, min(BLOCKS, round(count ** (2 / 3))))
+    blocks = blocks_of(count)
     cells: dict[tuple[int, int], int] = {}  # bin, block: how many
     sizes = [(block + 1) * count // blocks - block * count // blocks for block in range(blocks)]
     for block in range(blocks):
@@ -75,6 +76,30 @@ def intervals(values: Sequence[float], shares: Sequence[float], *, seed: int = 1
                 continue
             break
     return [_interval(sorted(each)) for each in found]
+
+
+def mean_interval(values: Sequence[float], *, seed: int = 1) -> Interval | None:
+    """The interval of the mean of values that are in the order of their time; None when they are too few, or when one
+    is infinite."""
+    count = len(values)
+    if count < LEAST or not all(isfinite(value) for value in values):
+        return None
+    blocks = blocks_of(count)
+    edges = [block * count // blocks for block in range(blocks + 1)]
+    sums = [fsum(values[begin:end]) for begin, end in pairwise(edges)]
+    sizes = [end - begin for begin, end in pairwise(edges)]
+    means = [
+        fsum(times * each for times, each in zip(drawn, sums, strict=True))
+        / sum(times * size for times, size in zip(drawn, sizes, strict=True))
+        for drawn in _draws(blocks, seed)
+    ]
+    return _interval(sorted(means))
+
+
+def blocks_of(count: int) -> int:
+    """Into how many blocks so many values are cut."""
+    number: float = count ** (2 / 3)
+    return max(4, min(BLOCKS, round(number)))
 
 
 @cache

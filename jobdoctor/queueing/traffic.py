@@ -10,7 +10,8 @@ From recorded rows follow, beside arrivals and service times:
 - **at front**: a job that was taken before others of its queue that had been there before it. The longest sequence of
   jobs that left in the order in which they came (C. Schensted, 1961) is taken as what was in order.
 - **presence**: a worker is known from its first job to its last. Before and after that it counts as there unless a job
-  of its queues waited meanwhile, which it would have taken.
+  of its queues waited meanwhile, which it would have taken. In between it was away where jobs of its queues waited for
+  a minute and more, and it did nothing.
 """
 
 from __future__ import annotations
@@ -30,6 +31,9 @@ _SECOND_NS = 1_000_000_000
 AT_ONCE_S = 0.1
 #: Overheads beyond so many medians (and AT_ONCE_S) are no overhead.
 _FAR = 10.0
+#: A worker that did nothing for so long, while jobs of its queues waited, was not there. RQ takes a job at once, what
+#: was not recorded is shorter, mostly, and a deploy restarts workers within a minute.
+AWAY_S = 60.0
 #: How long after its parent's reap a job may still be one that the parent enqueued.
 _CHILD_SLACK_S = 0.5
 
@@ -133,9 +137,14 @@ class Traffic:
         return other
 
 
+def in_order(rows: Sequence[TraceRow]) -> list[TraceRow]:
+    """Rows in the order in which a traffic has them."""
+    return sorted(rows, key=lambda row: (row.enqueued_at_ns, row.dequeued_at_ns, row.execution_id))
+
+
 def traffic_of(rows: Sequence[TraceRow]) -> tuple[Traffic, list[Pool]]:
     """Recorded executions as traffic, and the workers that took them. Every row's worker took part with all it did."""
-    ordered = sorted(rows, key=lambda row: (row.enqueued_at_ns, row.dequeued_at_ns, row.execution_id))
+    ordered = in_order(rows)
     traffic = Traffic(
         sorted({row.job for row in ordered}),
         sorted({name for row in ordered for name in (row.queue, *row.worker_queues)}),
@@ -247,7 +256,9 @@ def _pools(rows: Sequence[TraceRow], origin: int) -> list[Pool]:
     taken: dict[str, list[str]] = {}
     first: dict[str, int] = {}
     last: dict[str, int] = {}
+    busy: dict[str, list[tuple[int, int]]] = {}
     for row in rows:
+        busy.setdefault(row.worker, []).append((row.dequeued_at_ns, row.reaped_at_ns))
         if row.worker_queues:
             lists[row.worker] = tuple(row.worker_queues)
         elif row.queue not in taken.setdefault(row.worker, []):
@@ -261,13 +272,45 @@ def _pools(rows: Sequence[TraceRow], origin: int) -> list[Pool]:
         waited = [row for row in late if row.queue in queues]
         start = max((row.dequeued_at_ns for row in waited if row.dequeued_at_ns < first[worker]), default=None)
         end = min((row.enqueued_at_ns for row in waited if row.enqueued_at_ns > last[worker]), default=None)
+        begin = -inf if start is None else (start - origin) / _SECOND_NS
+        for gone_ns, back_ns in _away(sorted(busy[worker]), waited):
+            pools.setdefault(queues, []).append((begin, (gone_ns - origin) / _SECOND_NS))
+            begin = (back_ns - origin) / _SECOND_NS
         pools.setdefault(queues, []).append(
-            (
-                -inf if start is None else (start - origin) / _SECOND_NS,
-                inf if end is None else (max(end, last[worker]) - origin) / _SECOND_NS,
-            )
+            (begin, inf if end is None else (max(end, last[worker]) - origin) / _SECOND_NS)
         )
     return [Pool(queues, tuple(sorted(spans))) for queues, spans in sorted(pools.items())]
+
+
+def _away(busy: Sequence[tuple[int, int]], waited: Sequence[TraceRow]) -> list[tuple[int, int]]:
+    """Stretches between a worker's executions (by time) in which jobs waited that it would have taken."""
+    away_ns = int(AWAY_S * _SECOND_NS)
+    waits = merged([(row.enqueued_at_ns, row.dequeued_at_ns) for row in waited])
+    found: list[tuple[int, int]] = []
+    position = 0
+    free_ns = busy[0][1]
+    for begun_ns, done_ns in busy[1:]:
+        while position < len(waits) and waits[position][1] <= free_ns:
+            position += 1
+        index = position
+        while index < len(waits) and waits[index][0] < begun_ns:
+            since, until = max(waits[index][0], free_ns), min(waits[index][1], begun_ns)
+            if until - since >= away_ns:
+                found.append((since, until))
+            index += 1
+        free_ns = max(free_ns, done_ns)
+    return found
+
+
+def merged(stretches: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    """The union of stretches, by time."""
+    found: list[tuple[int, int]] = []
+    for begin, end in sorted(stretches):
+        if found and begin <= found[-1][1]:
+            found[-1] = found[-1][0], max(found[-1][1], end)
+        elif end > begin:
+            found.append((begin, end))
+    return found
 
 
 def steady(queues: Sequence[str], workers: int, strategy: Strategy = "default") -> Pool:

@@ -48,13 +48,17 @@ def test_a_finding_says_what_others_would_wait_less() -> None:
     assert "the p95 wait of app.tasks.send_mail would drop from" in evidence.text
 
 
+@pytest.mark.parametrize("fields", [{"part_of": "JD201"}, {"severity": "info"}])
+def test_every_inside_finding_says_it(fields: dict[str, object]) -> None:
+    (told,) = priced(traffic(), finding(3_000.0, **fields))
+    assert told.evidence[0].data["other_job"] == MAIL
+
+
 @pytest.mark.parametrize(
     ("rows", "found"),
     [
         (traffic(apart_s=30.0), finding(3_000.0)),  # the worker is idle: they seldom meet
         (traffic(), finding(3_000.0, where="around")),
-        (traffic(), finding(3_000.0, part_of="JD201")),
-        (traffic(), finding(3_000.0, severity="info")),
         (traffic(), finding(5.0)),
         ([row for row in traffic() if row.job == REPORT], finding(3_000.0)),  # nobody else is there
         (traffic(workers=12), finding(3_000.0)),

@@ -3,8 +3,10 @@
 ## What it looks for
 
 The number of jobs left in the queue each time one was taken: in the last stretch in which the queue was never empty
-it grows all through (Mann-Kendall), while jobs keep arriving, and at its end it is near its highest. From the growth
-(Theil-Sen) and the rate at which jobs are taken follows when a job enqueued then will wait too long.
+it grows all through (Mann-Kendall), while jobs keep arriving, and at its end it is near its highest, and deeper than
+any backlog that drained before. From the growth (Theil-Sen) and the rate at which jobs are taken follows when a job
+enqueued then will wait too long. A replay that goes on from the end says how many workers, or what time of this job,
+would drain the queue within twice the time in which it filled, and when it would be empty then.
 
 ## Why it costs time
 
@@ -18,7 +20,8 @@ soon anyway while so many wait), one job for many items, an expiry for what is t
 
 ## When it is a false alarm
 
-When the load is known to end soon: an import, or the evening. Then the queue drains afterwards.
+When the load is known to end soon: an import, or the evening. Then the queue drains afterwards. One that did so
+before in the window, from as deep, is passed over.
 """
 
 from __future__ import annotations
@@ -27,18 +30,23 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import median
+from typing import Any
 
 from jobdoctor import words
+from jobdoctor.diagnosis import replays
 from jobdoctor.diagnosis.measure import words_count, words_ms
 from jobdoctor.diagnosis.rule import Limit, NotChecked
 from jobdoctor.diagnosis.waiting import WaitRule, mean_run_ms, mean_wait_ms, queues_of
 from jobdoctor.model import Evidence, Finding, JobHistory, TraceRow
 from jobdoctor.queueing.arrivals import service
-from jobdoctor.queueing.congestion import congested_periods
+from jobdoctor.queueing.congestion import Congestion, congested_periods
+from jobdoctor.queueing.drain import Cure, Outlook
 from jobdoctor.queueing.growth import trend
 
 _NS_PER_S = 1_000_000_000
 _SLOTS = 10
+#: A backlog is to be gone within so many times the time in which it grew.
+_IN_TIME = 2.0
 
 
 @dataclass(frozen=True)
@@ -56,6 +64,10 @@ class _Backlog:
     @property
     def end_ns(self) -> int:
         return self.rows[-1].dequeued_at_ns
+
+    @property
+    def grew_s(self) -> float:
+        return (self.end_ns - self.rows[0].dequeued_at_ns) / _NS_PER_S
 
     def wait_s(self, after_s: float = 0.0) -> float:
         """What a job waits that is enqueued so long after the end, if all goes on like this."""
@@ -96,16 +108,23 @@ class GrowingBacklog(WaitRule):
     def check(self, history: JobHistory) -> Iterable[Finding]:
         rows = self.rows(history)
         unknown = 0
+        unsure: NotChecked | None = None
         for queue in queues_of(rows):
             in_queue = [row for row in history.neighbours if row.queue == queue]
             known = [row for row in in_queue if row.queue_depth is not None]
             if 2 * len(known) < len(in_queue):
                 unknown += 1
                 continue
-            backlog = self._growing(queue, known)
+            try:
+                backlog = self._growing(queue, known)
+            except NotChecked as reason:
+                unsure = unsure or reason
+                continue
             if backlog is not None:
                 yield self._finding(history, [row for row in rows if row.queue == queue], backlog)
                 return
+        if unsure is not None:
+            raise unsure
         if unknown:
             raise NotChecked(
                 "How many jobs were left in the queue is not recorded: run its workers under `jobdoctor run`"
@@ -116,27 +135,40 @@ class GrowingBacklog(WaitRule):
         periods = congested_periods(rows, gap_ns)
         # One job at the window's edge does not end a stretch of hundreds.
         last = next((each for each in reversed(periods) if len(each.rows) > self.limits.last_share * len(rows)), None)
-        if last is None or len(last.rows) < self.limits.min_taken:
+        if last is None:
             return None
         after = sum(row.enqueued_at_ns > last.end_ns for row in rows)
         taken = sorted(last.rows, key=lambda row: row.dequeued_at_ns)
-        span_s = (taken[-1].dequeued_at_ns - taken[0].dequeued_at_ns) / _NS_PER_S
-        if after > self.limits.last_share * len(rows) or span_s < self.limits.min_span_s:
+        if after > self.limits.last_share * len(rows) or self._burst([row.enqueued_at_ns for row in taken]):
             return None
         depths = [row.queue_depth or 0 for row in taken]
-        if self._burst([row.enqueued_at_ns for row in taken]):
-            return None
         growth = trend(
             [
                 ((row.dequeued_at_ns - taken[0].dequeued_at_ns) / _NS_PER_S, float(depth))
                 for row, depth in zip(taken, depths, strict=True)
             ]
         )
-        if growth.slope <= 0 or growth.p_value > self.limits.max_p:
+        span_s = (taken[-1].dequeued_at_ns - taken[0].dequeued_at_ns) / _NS_PER_S
+        backlog = _Backlog(queue, taken, growth.slope, (len(taken) - 1) / span_s if span_s else 0.0)
+        if growth.slope <= 0 or backlog.depth < max(self.limits.min_depth, self.limits.near_highest * max(depths)):
             return None
-        backlog = _Backlog(queue, taken, growth.slope, (len(taken) - 1) / span_s)
-        stays = backlog.depth >= max(self.limits.min_depth, self.limits.near_highest * max(depths))
-        return backlog if stays else None
+        if self._drained_before(periods, last, backlog.depth):
+            return None
+        if len(taken) < self.limits.min_taken or span_s < self.limits.min_span_s:
+            raise NotChecked(
+                f"More and more jobs were left in queue {queue}, {backlog.depth} at the end, but only {len(taken)} "
+                f"were taken meanwhile, in {words_ms(1_000 * span_s)}: {self.limits.min_taken:.0f} in "
+                f"{words_ms(1_000 * self.limits.min_span_s)} are needed; look again when more have run"
+            )
+        return backlog if growth.p_value <= self.limits.max_p else None
+
+    def _drained_before(self, periods: Sequence[Congestion], last: Congestion, depth: int) -> bool:
+        """Whether the queue was as deep before and drained: a batch that comes every night."""
+        return any(
+            max(row.queue_depth or 0 for row in period.rows) >= self.limits.near_highest * depth
+            for period in periods
+            if period.end_ns <= last.start_ns
+        )
 
     def _burst(self, instants: Sequence[int]) -> bool:
         first, last = min(instants), max(instants)
@@ -144,6 +176,13 @@ class GrowingBacklog(WaitRule):
             return True
         slots = Counter(min(_SLOTS - 1, (at - first) * _SLOTS // (last - first)) for at in instants)
         return max(slots.values()) > self.limits.max_slot_share * len(instants)
+
+    def _outlook(self, history: JobHistory, backlog: _Backlog) -> Outlook | None:
+        """Of what arrived before the newest job that was taken, all is recorded."""
+        begin_ns = min(row.enqueued_at_ns for row in backlog.rows)
+        complete_ns = max(row.enqueued_at_ns for row in backlog.rows)
+        stretch = begin_ns, complete_ns, backlog.end_ns
+        return replays.outlook_of(history, backlog.queue, backlog.depth, stretch, _IN_TIME * backlog.grew_s)
 
     def _finding(self, history: JobHistory, own: Sequence[TraceRow], backlog: _Backlog) -> Finding:
         waited = mean_wait_ms(own) * len(own) / len(history.trace)
@@ -155,6 +194,19 @@ class GrowingBacklog(WaitRule):
             else f"from {words.instant(backlog.end_ns + int(until * _NS_PER_S))} on a job would wait "
             f"{words_ms(1_000 * late_s)}"
         )
+        outlook = self._outlook(history, backlog)
+        cures = _cures(outlook, history.job)
+        spared = (
+            replays.with_workers(history, backlog.queue, int(outlook.enough.number))
+            if outlook is not None and outlook.enough is not None
+            else None
+        )
+        low, mid = waited / 2, 0.9 * waited
+        if spared is not None:
+            mid = waited * spared.share
+            low = min(low, mid)
+            if spared.mean_interval is not None:
+                low = min(low, max(0.0, 1_000 * spared.mean_interval.low) * len(own) / len(history.trace))
         return self.finding(
             severity=self.severity(waited, waited + mean_run_ms(own)),
             confidence=0.85,
@@ -163,16 +215,16 @@ class GrowingBacklog(WaitRule):
                 f"{words_count(backlog.depth)} were left at the end"
             ),
             cost_ms=waited,
-            saving=(waited / 2, 0.9 * waited, waited),
+            saving=(low, mid, waited),
             text=(
                 f"Let less arrive on {backlog.queue}, or add workers: {words_count(60 * backlog.taken_per_s)} jobs a "
                 f"minute are taken, and {words_count(60 * (backlog.taken_per_s + backlog.per_s))} arrive. As it goes, "
-                f"{when}"
+                f"{when}{cures}"
             ),
             snippet=(
                 f"if len(queue) < {max(2, round(backlog.taken_per_s * 10))}:  # what is done in 10 s\n"
                 "    queue.enqueue(this_job, ...)\n"
-                f"$ rq worker-pool {backlog.queue} --num-workers N"
+                f"$ rq worker-pool {backlog.queue} --num-workers {_number(outlook)}"
             ),
             evidence=[
                 Evidence(
@@ -192,6 +244,10 @@ class GrowingBacklog(WaitRule):
                         "late_ms": round(1_000 * late_s, 1),
                         "late_from_ns": backlog.end_ns + int(until * _NS_PER_S),
                         "taken": len(backlog.rows),
+                        "workers": None if outlook is None else outlook.workers,
+                        "enough_workers": _data(outlook and outlook.enough),
+                        "fast_enough": _data(outlook and outlook.faster),
+                        "replayed": replays.data_of(spared and [spared]),
                     },
                 ),
                 Evidence(
@@ -201,6 +257,45 @@ class GrowingBacklog(WaitRule):
                 ),
             ],
         )
+
+
+def _cures(outlook: Outlook | None, job: str) -> str:
+    """What would drain it, as sentences; empty where nothing was replayed."""
+    if outlook is None:
+        return ""
+    ways = []
+    if outlook.enough is not None:
+        have = f"{outlook.workers} {'is' if outlook.workers == 1 else 'are'} there"
+        ways.append(f"with {outlook.enough.number:.0f} workers ({have}) it is drained in {_when(outlook.enough)}")
+    if outlook.faster is not None:
+        ways.append(
+            f"with {words.share(outlook.faster.number)} of the time that {job.rpartition('.')[2]} takes in "
+            f"{_when(outlook.faster)}"
+        )
+    if not ways:
+        return ""
+    none = "" if outlook.faster is not None else ". No speed-up of this job alone drains it in time"
+    return f". In a replay of what comes then, {', and '.join(ways)}{none}"
+
+
+def _when(cure: Cure) -> str:
+    low, high = (1_000 * end for end in cure.interval)
+    least, most, middle = words_ms(low), words_ms(high), words_ms(1_000 * cure.drained_s)
+    return middle if least == most else f"{middle} ({least} to {most})"
+
+
+def _number(outlook: Outlook | None) -> str:
+    return "N" if outlook is None or outlook.enough is None else f"{outlook.enough.number:.0f}"
+
+
+def _data(cure: Cure | None) -> dict[str, Any] | None:
+    if cure is None:
+        return None
+    return {
+        "number": cure.number,
+        "drained_ms": round(1_000 * cure.drained_s, 1),
+        "drained_interval_ms": [round(1_000 * end, 1) for end in cure.interval],
+    }
 
 
 def _points(rows: Sequence[TraceRow], most: int = 200) -> list[list[float]]:
