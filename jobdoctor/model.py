@@ -543,6 +543,16 @@ class QueuesSample(Struct, frozen=True, array_like=True):
     at_ns: int
     queues: list[QueueSample]
     pools: list[tuple[list[str], int]]
+    suspended: bool = False  # all workers were (``rq suspend``)
+
+
+class DepthPoint(Struct, frozen=True, array_like=True):
+    """A queue within a slot of time, from its samples."""
+
+    at_ns: int  # where the slot begins
+    depth: int  # the most
+    oldest_s: float | None = None  # age of its first job, the most; None: it was empty, or that is not known
+    workers: int = 0  # that listened, the fewest
 
 
 class JobHistory(Struct, frozen=True):
@@ -569,6 +579,8 @@ class JobHistory(Struct, frozen=True):
     slo_ms: float | None = None
     lost: int = 0  # recordings known to be lost before they reached the store
     predictions: list[Prediction] = field(default_factory=list)  # made before now, oldest first
+    depths: dict[str, list[DepthPoint]] = field(default_factory=dict)  # its queues over the window, oldest first
+    suspended: list[tuple[int, int]] = field(default_factory=list)  # from when to when all workers were
 
 
 # ----------------------------------------------------------------------------------------------------------- diagnosis

@@ -48,4 +48,5 @@ def sample_of(state: queue_state.QueuesState) -> QueuesSample:
             for queue in state.queues
         ],
         pools=[(list(queues), number) for queues, number in pools.most_common(_MOST_POOLS)],
+        suspended=state.suspended,
     )

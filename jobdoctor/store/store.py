@@ -12,7 +12,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from jobdoctor import wire
 from jobdoctor.config import Retention
 from jobdoctor.errors import StoreError, UnknownJobError
-from jobdoctor.model import Execution, JobHistory, Mark, Prediction, QueuesSample, TraceRow
+from jobdoctor.model import DepthPoint, Execution, JobHistory, Mark, Prediction, QueuesSample, TraceRow
 from jobdoctor.near import meant
 from jobdoctor.store import exemplars, predictions, queue_samples, rollups, sessions, tables, trace, traffic
 from jobdoctor.store.database import Database
@@ -134,6 +134,9 @@ class Store:
             with self._database.writing() as connection:
                 self._insert_missing(connection, tables.queue_samples, queues)
                 self._insert_missing(connection, tables.pool_samples, pools)
+                self._insert_missing(
+                    connection, tables.suspensions, [{"at_ns": sample.at_ns} for sample in samples if sample.suspended]
+                )
 
     def prune(self, retention: Retention | None = None, *, now_ns: int | None = None) -> None:
         """Throw away what is older or more than the retention allows, and make hours of old minutes."""
@@ -352,6 +355,7 @@ class Store:
             to_ns = max([one.reaped_at_ns for one in details], default=0)
             if buckets:
                 to_ns = max(to_ns, buckets[-1].at_ns)
+            ran_on = sorted({row.queue for row in rows}) if job_id is None else []
             return JobHistory(
                 job=job,
                 from_ns=max(from_ns, since_ns),
@@ -368,6 +372,8 @@ class Store:
                 slo_ms=next((one.slo_ms for one in executions if one.slo_ms is not None), None),
                 lost=self._lost(connection, since_ns, until_ns),
                 predictions=predictions.of_job(connection, job) if job_id is None else [],
+                depths=self._depths(connection, max(from_ns, since_ns), until_ns, ran_on) if ran_on else {},
+                suspended=self._suspended(connection, max(from_ns, since_ns), until_ns),
             )
 
     def traffic(self, since: int | None = None) -> tuple[list[TraceRow], dict[str, float]]:
@@ -382,6 +388,11 @@ class Store:
                 return []
             return queue_samples.read(connection, since or 0)
 
+    def depths(self, since: int, until: int) -> dict[str, list[DepthPoint]]:
+        """Each queue over time, from its samples."""
+        with self._database.reading() as connection:
+            return self._depths(connection, since, until, None)
+
     def newest_sample_ns(self) -> int:
         """The moment of the newest sample; 0 without any."""
         if not self._database.exists():
@@ -390,6 +401,19 @@ class Store:
             if not self._database.has(connection, tables.queue_samples):
                 return 0
             return queue_samples.newest_ns(connection)
+
+    def _depths(
+        self, connection: Connection, since_ns: int, until_ns: int, queues: Sequence[str] | None
+    ) -> dict[str, list[DepthPoint]]:
+        if not self._database.has(connection, tables.queue_samples):
+            return {}
+        until_ns = min(until_ns, queue_samples.newest_ns(connection))
+        return queue_samples.course(connection, since_ns, until_ns, queues) if until_ns >= since_ns else {}
+
+    def _suspended(self, connection: Connection, since_ns: int, until_ns: int) -> list[tuple[int, int]]:
+        if not self._database.has(connection, tables.suspensions):
+            return []
+        return queue_samples.suspended(connection, since_ns, until_ns)
 
     def _executions(
         self, connection: Connection, job: str, job_id: str | None, since_ns: int, until_ns: int

@@ -148,6 +148,9 @@ pool_samples = Table(
     sqlite_with_rowid=False,
 )
 
+#: Moments at which all workers were suspended.
+suspensions = Table("jobdoctor_suspensions", metadata, Column("at_ns", BigInteger, primary_key=True))
+
 #: Deploys and incidents.
 marks = Table(
     "jobdoctor_marks",

@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 import redis
 from rq import Queue
+from rq.suspension import suspend
 
 from jobdoctor import wire
 from jobdoctor.model import QueueSample, QueuesSample
-from jobdoctor.rq import queue_observation
+from jobdoctor.rq import queue_observation, queue_state
 from jobdoctor.store import Store
 from jobdoctor.store.stream import StreamReader
 
@@ -27,8 +28,11 @@ def test_one_sample_for_the_fleet(redis_client: redis.Redis) -> None:
     sample = wire.decode_sample(fields)
     assert [(each.queue, each.depth, each.workers) for each in sample.queues] == [("high", 0, 2), ("mail", 1, 2)]
     assert sample.pools == [(["high", "mail"], 2)]
+    assert not sample.suspended
     assert job.enqueued_at is not None
     assert sample.queues[1].oldest_at_ns == pytest.approx(job.enqueued_at.timestamp() * 1e9, abs=1e3)
+    suspend(redis_client)
+    assert queue_observation.sample_of(queue_state.read(redis_client)).suspended
 
 
 def test_samples_come_to_the_store_once(redis_client: redis.Redis, valkey_url: str, tmp_path: Path) -> None:

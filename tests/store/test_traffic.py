@@ -6,9 +6,9 @@ import time
 
 import pytest
 
-from jobdoctor.model import QueueSample, QueuesSample
-from jobdoctor.store import Store, queue_samples
-from tests.store.conftest import recent
+from jobdoctor.model import DepthPoint, QueueSample, QueuesSample
+from jobdoctor.store import Store, queue_samples, tables
+from tests.store.conftest import recent, rows_in
 
 
 def test_rows_of_all_jobs_and_what_they_promised_last(store: Store) -> None:
@@ -37,3 +37,57 @@ def test_old_samples_and_too_many_go(store: Store, monkeypatch: pytest.MonkeyPat
     assert store.samples() == samples[9::-1]
     store.prune(now_ns=now + 8 * 86_400 * 1_000_000_000)
     assert store.samples() == []
+
+
+def test_a_queue_over_time_in_slots(store: Store) -> None:
+    """The worst of each slot: what was deep for a moment is not averaged away."""
+    second, now = 1_000_000_000, time.time_ns()
+    begin = now - 600 * second
+    assert store.is_empty()
+    store.add_samples(
+        [
+            QueuesSample(
+                begin + number * second,
+                [
+                    QueueSample("mail", number % 10, begin if number % 10 else None, workers=2 - number // 300),
+                    QueueSample("other", 0, None),
+                ],
+                [],
+            )
+            for number in range(600)
+        ]
+    )
+    found = store.depths(begin, now)
+    assert set(found) == {"mail", "other"}
+    assert 58 <= len(found["mail"]) <= 60
+    assert found["mail"][0] == DepthPoint(begin, 9, 9.0, 2)
+    assert found["mail"][-1].workers == 1
+    assert {point.depth for point in found["mail"]} == {9}
+    assert {(point.depth, point.oldest_s) for point in found["other"]} == {(0, None)}
+    assert store.depths(begin + 300 * second, now)["mail"][0].at_ns == begin + 300 * second
+    assert store.depths(now + second, now + 2 * second) == {}
+
+
+def test_a_history_knows_its_queues_over_time_and_suspensions(store: Store) -> None:
+    second, now = 1_000_000_000, time.time_ns()
+    store.add([recent(seconds_ago=200, job="app.a", queue="mail"), recent(seconds_ago=10, job="app.a", queue="mail")])
+    suspended = {3, 4, 5, 9}
+    store.add_samples(
+        [
+            QueuesSample(
+                now - (150 - 10 * number) * second,
+                [QueueSample("mail", number, None), QueueSample("other", 7, None)],
+                [],
+                suspended=number in suspended,
+            )
+            for number in range(12)
+        ]
+    )
+    history = store.history("app.a")
+    assert set(history.depths) == {"mail"}
+    assert [point.depth for point in history.depths["mail"]] == list(range(12))
+    first, second_ = history.suspended
+    assert first == (now - 120 * second, now - 100 * second + 15 * second)
+    assert second_[0] == now - 60 * second
+    store.prune(now_ns=now + 8 * 86_400 * second)
+    assert rows_in(store, tables.suspensions) == 0
