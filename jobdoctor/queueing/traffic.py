@@ -271,7 +271,7 @@ def _pools(rows: Sequence[TraceRow], origin: int) -> list[Pool]:
         queues = lists.get(worker) or tuple(taken[worker])
         waited = [row for row in late if row.queue in queues]
         start = max((row.dequeued_at_ns for row in waited if row.dequeued_at_ns < first[worker]), default=None)
-        end = min((row.enqueued_at_ns for row in waited if row.enqueued_at_ns > last[worker]), default=None)
+        end = min((row.enqueued_at_ns - 1_000 for row in waited if row.enqueued_at_ns > last[worker]), default=None)
         begin = -inf if start is None else (start - origin) / _SECOND_NS
         for gone_ns, back_ns in _away(sorted(busy[worker]), waited):
             pools.setdefault(queues, []).append((begin, (gone_ns - origin) / _SECOND_NS))
@@ -283,7 +283,8 @@ def _pools(rows: Sequence[TraceRow], origin: int) -> list[Pool]:
 
 
 def _away(busy: Sequence[tuple[int, int]], waited: Sequence[TraceRow]) -> list[tuple[int, int]]:
-    """Stretches between a worker's executions (by time) in which jobs waited that it would have taken."""
+    """Stretches between a worker's executions (by time) in which jobs waited that it would have taken. It left just
+    before the first of them came."""
     away_ns = int(AWAY_S * _SECOND_NS)
     waits = merged([(row.enqueued_at_ns, row.dequeued_at_ns) for row in waited])
     found: list[tuple[int, int]] = []
@@ -296,7 +297,7 @@ def _away(busy: Sequence[tuple[int, int]], waited: Sequence[TraceRow]) -> list[t
         while index < len(waits) and waits[index][0] < begun_ns:
             since, until = max(waits[index][0], free_ns), min(waits[index][1], begun_ns)
             if until - since >= away_ns:
-                found.append((since, until))
+                found.append((since - 1_000, until))
             index += 1
         free_ns = max(free_ns, done_ns)
     return found

@@ -7,7 +7,9 @@ from math import inf
 import pytest
 from msgspec.structs import replace
 
+from jobdoctor.model import TraceRow
 from jobdoctor.queueing.traffic import Link, Pool, traffic_of
+from jobdoctor.queueing.whatif import baseline
 from tests.queueing.traces import row, served
 
 
@@ -68,6 +70,30 @@ def test_a_worker_is_there_unless_a_job_waited_that_it_would_have_taken() -> Non
     spans = dict(zip(["first", "late"], pool.spans, strict=True))
     assert spans["first"] == (-inf, inf)
     assert spans["late"] == (8, inf)  # when the last of those that waited was taken by the other
+
+
+def test_a_worker_that_does_nothing_while_jobs_wait_for_a_minute_is_away() -> None:
+    def of(waited_s: float, *more: TraceRow) -> tuple[tuple[float, float], ...]:
+        """One job; at 20 s another one comes, which is taken so much later."""
+        rows = [row("a", 0, 0, 10), row("a", 20, 20 + waited_s, 21 + waited_s), *more]
+        return next(pool.spans for pool in traffic_of(rows)[1] if "default" in pool.queues)
+
+    assert of(59.0) == ((-inf, inf),)
+    (before, after) = of(61.0)
+    assert before == (-inf, pytest.approx(20, abs=0.01))
+    assert after == (pytest.approx(81, abs=0.01), inf)
+    assert before[1] < 20  # the one that waited came after it had left
+    # It was busy with something else, or what waited is not for it.
+    assert of(61.0, row("b", 15, 25, 75)) == ((-inf, inf),)
+    elsewhere = {"queue": "other", "worker": "w2", "worker_queues": ["other"]}
+    assert of(1.0, row("b", 0, 0, 1, **elsewhere), row("b", 21, 99, 100, **elsewhere)) == ((-inf, inf),)
+
+
+def test_a_replay_of_a_queue_that_was_left_alone_fits() -> None:
+    rows = [row("a", 5.0 * n, 5.0 * n, 5.0 * n + 1) for n in range(40)]
+    rows += [row("a", 200.0 + 5 * n, 500.0 + n, 501.0 + n) for n in range(60)]
+    fit = baseline(rows).fit
+    assert (fit.word, fit.replayed_p95) == ("good", pytest.approx(fit.recorded_p95, abs=1e-3))
 
 
 def test_the_size_of_a_pool_is_the_most_at_one_moment() -> None:

@@ -5,14 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
+from jobdoctor.diagnosis import replays
 from jobdoctor.diagnosis.checklist.queue.stalled_worker import StalledWorker
 from jobdoctor.diagnosis.rule import NotChecked
 from jobdoctor.model import Death, Execution, Finding, Rusage, StackFrame, TraceRow
-from tests.builders import MS, make_execution
+from tests.builders import EPOCH_NS, MS, SECOND, make_execution
 from tests.diagnosis.asking import ask, only
 from tests.diagnosis.traffic import MAIL, REPORT, history_of
-from tests.queueing.traces import row
+from tests.queueing.traces import row, served
 
 STOOD = Death(
     cause="timeout", stack=[StackFrame("queue.py:171", "get", False), StackFrame("app/print.py:9", "f", True)]
@@ -126,8 +128,132 @@ def test_just_below_three_jobs_or_a_minute(number: int, length: float, fires: bo
     assert bool(unattended(gap(number, length))) is fires
 
 
-def test_before_the_first_worker_was_seen_nobody_knows_and_it_is_silent() -> None:
-    assert unattended(gap()[1:]) == []
+def test_before_the_first_worker_was_seen_nobody_knows() -> None:
+    with pytest.raises(NotChecked, match="3 jobs waited for 1 min and more before any worker"):
+        unattended(gap()[1:])
+    assert unattended(gap(2)[1:]) == []
+    # It was there at the latest when it took the first of them: what waited for that one waited for no absence.
+    assert unattended(served([(0.1 * n, MAIL, 30.0) for n in range(12)])) == []
+
+
+def steady_then_gone() -> list[TraceRow]:
+    """A job every 5 s that takes one; from 200 s to 500 s nobody is there, and then they are done in a row."""
+    rows: list[TraceRow] = []
+    free = 0.0
+    for n in range(200):
+        start = max(5.0 * n, free)
+        start = 500.0 if 200 <= start < 500 else start
+        free = start + 1.0
+        rows.append(row(MAIL, 5.0 * n, start, free))
+    return rows
+
+
+def test_what_the_absence_cost_is_replayed() -> None:
+    rows = steady_then_gone()
+    finding = only(unattended(rows))
+    waits = [(each.dequeued_at_ns - each.enqueued_at_ns) / 1e6 for each in rows]
+    evidence = finding.evidence[1]
+    assert evidence.text.startswith(
+        "What the absence cost: with one worker there all the time, an execution would have"
+    )
+    (replayed,) = evidence.data["replayed"]
+    # With a worker there nobody would have waited.
+    assert replayed["mean_spared_ms"] == pytest.approx(sum(waits) / len(waits), rel=0.02)
+    assert replayed["p95_after_ms"] < 100
+    assert finding.saving_ms.low < finding.saving_ms.mid < finding.saving_ms.high
+    assert finding.saving_ms.mid == pytest.approx(replayed["mean_spared_ms"])
+    low, high = replayed["mean_spared_interval_ms"]
+    assert (finding.saving_ms.low, finding.saving_ms.high) == pytest.approx((low, high))
+
+
+def test_few_jobs_or_another_reason_leave_it_at_the_measured_wait() -> None:
+    finding = only(unattended(gap()))
+    assert len(finding.evidence) == 1
+    assert finding.saving_ms.mid == pytest.approx(0.9 * finding.cost_ms)
+
+
+@pytest.mark.parametrize(("until", "fires"), [(340.0, True), (500.0, False)])
+def test_suspended_workers_are_no_stalled_ones(until: float, fires: bool) -> None:
+    """Most of what a job waited counts."""
+    suspended = [(EPOCH_NS + 195 * SECOND, EPOCH_NS + int(until * SECOND))]
+    found = list(StalledWorker().check(history_of(MAIL, steady_then_gone(), suspended=suspended)))
+    assert bool(found) is fires
+
+
+def idle() -> list[TraceRow]:
+    """Three jobs a night: the worker does nothing for hours, and takes each at once."""
+    return [row(MAIL, 3_600.0 * n, 3_600.0 * n + 0.01, 3_600.0 * n + 1) for n in range(30)]
+
+
+def busy_elsewhere() -> list[TraceRow]:
+    """The only worker has another queue, too, and is in a job of ten minutes of that."""
+    both = {"worker_queues": ["default", "other"]}
+    long = row(REPORT, 100.0, 100.0, 700.0, queue="other", **both)
+    waited = [row(MAIL, 200.0 + n, 700.0 + n, 700.5 + n, **both) for n in range(30)]
+    return [*(row(MAIL, 2.0 * n, 2.0 * n, 2.0 * n + 1, **both) for n in range(30)), long, *waited]
+
+
+def burst() -> list[TraceRow]:
+    """It takes minutes to drain, by a worker that is busy all the time."""
+    return [row(MAIL, 0.0, 0.0, 1.0), *served([(10.0, MAIL, 2.0) for _ in range(100)])]
+
+
+@pytest.mark.parametrize("rows", [idle(), busy_elsewhere(), burst()], ids=["idle", "busy elsewhere", "burst"])
+def test_healthy_workers_look_alike(rows: list[TraceRow]) -> None:
+    assert unattended(rows) == []
+
+
+def with_others(stood_s: float | None) -> list[TraceRow]:
+    """Mails on two workers, and every twentieth job a report; of the reports two stand still for ``stood_s``."""
+    arrivals: list[tuple[float, str, float]] = []
+    for n in range(400):
+        kind = REPORT if n % 20 == 0 else MAIL
+        run = stood_s if stood_s and n in (100, 300) else 0.5 if kind == REPORT else 0.9
+        arrivals.append((0.6 * n, kind, run))
+    rows = served(arrivals, 2)
+    return [
+        replace(each, outcome="timeout") if each.reaped_at_ns - each.dequeued_at_ns > 5 * SECOND else each
+        for each in rows
+    ]
+
+
+def test_what_others_waited_while_one_stood_still() -> None:
+    rows = with_others(60.0)
+    history = history_of(REPORT, rows, execution={"death": STOOD, "rusage": Rusage(user_ns=SECOND // 50)})
+    finding = only(list(StalledWorker().check(history)))
+    evidence = next(each for each in finding.evidence if "other_job" in each.data)
+    assert evidence.data["stalled"] == 2
+    healthy = with_others(None)
+
+    def waited(each: list[TraceRow]) -> float:
+        return sum(one.dequeued_at_ns - one.enqueued_at_ns for one in each if one.job == MAIL) / 1e6
+
+    assert evidence.data["waited_for_each_ms"] == pytest.approx((waited(rows) - waited(healthy)) / 2, rel=0.02)
+    assert "each that stood still made the jobs behind it wait" in evidence.text
+    # Said once: what acting would spare others is not said again, as of other findings.
+    assert replays.priced(history, [finding]) == [finding]
+
+
+def test_what_the_absence_of_a_lost_worker_cost() -> None:
+    """One of two workers is lost at 100 s; the other is alone with twice its work until a new one comes at 200 s."""
+    both = served([(0.6 * n, MAIL, 1.0) for n in range(160)], 2)
+    lost_at = EPOCH_NS + 96 * SECOND
+    alone = served([(96.0 + 0.6 * n, MAIL, 1.0) for n in range(170)])
+    after = served([(300.0 + 0.6 * n, MAIL, 1.0) for n in range(100)], 2, worker_queues=["default"])
+    after = [replace(each, worker="worker-3") if each.worker == "worker-2" else each for each in after]
+    rows = [*both, *alone, *after]
+    history = history_of(MAIL, rows)
+    dead = replace(
+        history.executions[0], worker="worker-2", outcome="killed", dequeued_at_ns=lost_at - SECOND,
+        reaped_at_ns=lost_at, death=Death(cause="lost-worker"),
+    )  # fmt: skip
+    finding = only(list(StalledWorker().check(replace(history, executions=[dead, *history.executions[1:]]))))
+    evidence = next(each for each in finding.evidence if "replayed" in each.data)
+    (replayed,) = evidence.data["replayed"]
+    waits = [(each.dequeued_at_ns - each.enqueued_at_ns) / 1e6 for each in rows]
+    assert replayed["mean_spared_ms"] == pytest.approx(sum(waits) / len(waits), rel=0.1)
+    assert finding.saving_ms.mid > replayed["mean_spared_ms"]
+    assert evidence.text.startswith("What the absence cost: had they stayed, or come back at once, an execution would")
 
 
 def test_a_worker_that_was_busy_is_no_stalled_one_look_alike() -> None:
