@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import inspect
+import select
+import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
@@ -74,6 +77,29 @@ def record(installed: None) -> Record:
             recorded.recording = recording.read(memory.buffer)
 
     return block
+
+
+@contextmanager
+def let_go(recorded: Recorded, after_s: float, release: Callable[[], object]) -> Iterator[None]:
+    """Releases what the block waits for as soon as a call of it has waited for so long, however late it got there."""
+    over = threading.Event()
+
+    def work() -> None:
+        deadline = time.monotonic() + 20
+        while not over.is_set() and time.monotonic() < deadline:
+            call = recording.in_flight(recorded.recorder.buffer)
+            if call and call.channel in ("lock", "pool") and time.perf_counter_ns() - call.start_ns > after_s * 1e9:
+                break
+            select.select([], [], [], 0.005)  # which no probe records
+        release()
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
 
 
 def line(offset: int = 0) -> int:

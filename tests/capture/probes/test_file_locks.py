@@ -8,25 +8,26 @@ from pathlib import Path
 
 import pytest
 
-from tests.capture.probes.conftest import Record, line
+from tests.capture.probes.conftest import Record, let_go, line
 
 fasteners = pytest.importorskip("fasteners", reason="fasteners is not installed")
 
 HOLDER = """
-import sys, time, fasteners
+import sys, fasteners
 with fasteners.InterProcessLock(sys.argv[1]):
     print("held", flush=True)
-    time.sleep(0.3)
+    sys.stdin.read()
 """
 
 
 def test_a_lock_that_another_process_holds(record: Record, tmp_path: Path) -> None:
     path = str(tmp_path / "stock-42.lock")
-    process = subprocess.Popen([sys.executable, "-c", HOLDER, path], stdout=subprocess.PIPE)
+    process = subprocess.Popen([sys.executable, "-c", HOLDER, path], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert process.stdin is not None
     assert process.stdout is not None
     process.stdout.readline()
     lock = fasteners.InterProcessLock(path)
-    with record() as recorded:
+    with record() as recorded, let_go(recorded, 0.1, process.stdin.close):
         lock.acquire()
         here = line(-1)
     lock.release()

@@ -15,15 +15,16 @@ from pathlib import Path
 import pytest
 
 from jobdoctor.capture import probes
+from jobdoctor.capture.probes import locks
 from jobdoctor.capture.probes.locks import RecordingLock, _replacement
-from tests.capture.probes.conftest import Record, line
+from tests.capture.probes.conftest import Record, let_go, line
 
 HOLDER = """
-import fcntl, sys, time
+import fcntl, sys
 with open(sys.argv[1], "w") as file:
     fcntl.flock(file, fcntl.LOCK_EX)
     print("held", flush=True)
-    time.sleep(0.3)
+    sys.stdin.read()
 """
 
 
@@ -31,11 +32,12 @@ with open(sys.argv[1], "w") as file:
 def test_a_file_lock_that_another_process_holds(record: Record, tmp_path: Path, function: object) -> None:
     path = tmp_path / "stock-42.lock"
     holder = HOLDER.replace("fcntl.flock", f"fcntl.{function.__name__}")  # type: ignore[attr-defined]
-    process = subprocess.Popen([sys.executable, "-c", holder, str(path)], stdout=subprocess.PIPE)
+    process = subprocess.Popen([sys.executable, "-c", holder, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert process.stdin is not None
     assert process.stdout is not None
     process.stdout.readline()
     with open(path, "w") as file:
-        with record() as recorded:
+        with record() as recorded, let_go(recorded, 0.15, process.stdin.close):
             getattr(fcntl, function.__name__)(file, fcntl.LOCK_EX)  # type: ignore[attr-defined]
             here = line(-1)
         getattr(fcntl, function.__name__)(file, fcntl.LOCK_UN)  # type: ignore[attr-defined]
@@ -50,7 +52,8 @@ def test_a_file_lock_that_another_process_holds(record: Record, tmp_path: Path, 
     assert (wait["kind"], wait["target"]) == ("file", group.fingerprint)
 
 
-def test_a_free_file_lock_is_not_blocked(record: Record, tmp_path: Path) -> None:
+def test_a_free_file_lock_is_not_blocked(record: Record, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(locks, "FILE_CONTENDED_NS", 10_000_000_000)  # a busy machine may take a millisecond for it
     with open(tmp_path / "free.lock", "w") as file, record() as recorded:
         fcntl.flock(file, fcntl.LOCK_EX)
         fcntl.flock(file, fcntl.LOCK_UN)
@@ -69,13 +72,13 @@ def test_a_thread_lock_that_another_thread_holds(record: Record, kind: str) -> N
     def hold() -> None:
         with lock:
             held.set()
-            done.wait(0.2)
+            done.wait()
 
     thread = threading.Thread(target=hold)
     thread.start()
     held.wait()
     with record() as recorded:
-        with lock:
+        with let_go(recorded, 0.12, done.set), lock:
             pass
         for _ in range(100):
             with lock:

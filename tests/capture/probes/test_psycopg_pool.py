@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 from typing import Any
 
 import pytest
 
 from jobdoctor.capture import probes
-from tests.capture.probes.conftest import Record
+from tests.capture.probes.conftest import Record, let_go
 
 psycopg_pool: Any = pytest.importorskip("psycopg_pool", reason="psycopg_pool is not installed")
 
@@ -19,8 +18,7 @@ def test_a_full_pool_is_waited_for(record: Record, postgres_url: str) -> None:
         pool.wait()
         with record() as recorded:
             first = pool.getconn()
-            threading.Timer(0.2, pool.putconn, (first,)).start()
-            with pool.connection() as second:
+            with let_go(recorded, 0.15, lambda: pool.putconn(first)), pool.connection() as second:
                 second.execute("SELECT 1")
             for _ in range(5):
                 with pool.connection():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 import time
 
 import pytest
@@ -12,7 +11,7 @@ import redis.asyncio
 import redis.lock
 
 from jobdoctor.capture import probes
-from tests.capture.probes.conftest import Record, line
+from tests.capture.probes.conftest import Record, let_go, line
 
 
 def test_commands_of_one_line(record: Record, redis_client: redis.Redis) -> None:
@@ -80,15 +79,16 @@ def test_a_lock_that_is_held_is_one_wait_and_its_polling_is_part_of_it(
 ) -> None:
     holder = redis_client.lock("lock:stock:42", timeout=5)
     holder.acquire()
-    release = threading.Timer(0.3, lambda: redis_client.delete("lock:stock:42"))
     with record() as recorded:
-        release.start()
-        with redis_client.lock("lock:stock:42", timeout=5, sleep=0.02):
-            pass
-    release.join()
+        began = time.perf_counter_ns()
+        with (
+            let_go(recorded, 0.25, lambda: redis_client.delete("lock:stock:42")),
+            redis_client.lock("lock:stock:42", timeout=5, sleep=0.02),
+        ):
+            waited_ns = time.perf_counter_ns() - began
     group = recorded.one("lock")
     assert (group.operation, group.fingerprint, group.library, group.count) == ("acquire", "lock:stock:{}", "redis", 1)
-    assert 240_000_000 < group.blocked_ns <= group.total_ns < 450_000_000
+    assert 240_000_000 < group.blocked_ns <= group.total_ns < waited_ns
     assert recorded.of("sleep") == []
     assert [(command.operation, command.count) for command in recorded.of("redis") if command.operation == "SET"] == [
         ("SET", 1)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-import threading
 import time
 from collections.abc import Iterator
 
@@ -15,7 +14,7 @@ from sqlalchemy.engine.default import DefaultDialect
 from sqlalchemy.pool import QueuePool
 
 from jobdoctor.capture import probes
-from tests.capture.probes.conftest import Record, line
+from tests.capture.probes.conftest import Record, let_go, line
 
 
 class Base(orm.DeclarativeBase):
@@ -119,8 +118,7 @@ def test_a_full_pool_is_waited_for(record: Record, tmp_path: object) -> None:
     engine = sa.create_engine(f"sqlite:///{tmp_path}/pool.db", poolclass=QueuePool, pool_size=1, max_overflow=0)
     with record() as recorded:
         first = engine.connect()
-        threading.Timer(0.2, first.close).start()
-        with engine.connect() as second:
+        with let_go(recorded, 0.15, first.close), engine.connect() as second:
             second.execute(sa.text("SELECT 1"))
         for _ in range(10):
             engine.connect().close()  # at hand: not worth a record
