@@ -95,11 +95,11 @@ def clean(text: str) -> str:
 
 
 def folded(name: str, width: int) -> str:
-    """A dotted name in lines of this width, broken behind a dot, a slash or an underscore where there is one."""
+    """A dotted name in lines of this width, broken behind a dot or another such mark where there is one."""
     lines = []
     while len(name) > width:
         place = next(
-            (at for at in (max(name.rfind(mark, 0, width) for mark in marks) for marks in ("./", "_")) if at > 0),
+            (at for at in (max(name.rfind(mark, 0, width) for mark in marks) for marks in ("./", "_-")) if at > 0),
             width - 1,
         )
         lines.append(name[: place + 1])

@@ -71,6 +71,7 @@ def test_cleaned_text_cannot_steer_a_terminal(text: str) -> None:
         ("app.tasks.sync", ["app.tasks.sync"]),
         ("sample_app.jobs.mail.send_price_alert", ["sample_app.jobs.", "mail.", "send_price_alert"]),
         ("a_function_with_a_long_name", ["a_function_with_", "a_long_name"]),
+        ("mail-of-the-whole-shop", ["mail-of-the-", "whole-shop"]),
         ("x" * 20, ["x" * 16, "x" * 4]),
         ("." * 17, ["." * 16, "."]),
         ("", [""]),

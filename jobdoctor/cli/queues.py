@@ -15,16 +15,21 @@ from jobdoctor.near import meant
 
 if TYPE_CHECKING:
     from jobdoctor.config import Settings
-    from jobdoctor.model import QueuesSample, TraceRow
+    from jobdoctor.model import DepthPoint, QueuesSample, TraceRow
     from jobdoctor.queueing.expectation import Times, Worker
     from jobdoctor.queueing.observation import ObservedQueue
     from jobdoctor.report.queues import DemotedRow, QueueRow, QueuesReport, StalledRow
     from jobdoctor.rq.live import LiveQueues
+    from jobdoctor.rq.queue_state import WorkerState
 
 _SECOND_NS = 1_000_000_000
 _DAY_NS = 86_400 * _SECOND_NS
-#: A worker that is idle tells that it lives about every 7 minutes (RQ's worker_ttl of 420 s), one that is busy every
-#: half a minute, but for a SimpleWorker, which cannot.
+#: Depths over time are shown of the last hour, or of --since.
+_COURSE_NS = 3_600 * _SECOND_NS
+#: With each sign of life a worker says how long it is to be remembered, and gives the next one 60 s before that at the
+#: latest (RQ 2 and 3; ``--worker-ttl`` changes both).
+_OVERDUE_TTL_S = 45.0
+#: Where the server does not say how long: an idle one gives a sign every 7 minutes, a busy one every half a minute.
 _SILENT_IDLE_S, _SILENT_BUSY_S = 480.0, 300.0
 #: Beyond so many of its longest recorded runs, and a minute, a job makes no progress.
 _RUNS, _LEAST_S = 5.0, 60.0
@@ -56,6 +61,8 @@ def command(
     the 95th percentile of the wait are shown with what they are based on. Without a server the recordings alone speak,
     without recordings the server alone.
     """
+    from msgspec.structs import replace
+
     from jobdoctor import config
     from jobdoctor.cli.progress import progress
     from jobdoctor.report import queues as report
@@ -63,7 +70,8 @@ def command(
     settings = config.load(store=store, redis_url=url)
     now_ns = time.time_ns()
     since_ns = now_ns - _DAY_NS if since is None else since
-    rows, sample, source = _recorded(settings, since_ns)
+    course_ns = (now_ns - _COURSE_NS if since is None else since_ns, now_ns)
+    rows, sample, depths, source = _recorded(settings, since_ns, course_ns)
     live, demoted, problem = _live(settings.redis_url)
     if live is None and not rows and sample is None:
         raise StreamError(f"{problem}, and there are no recordings in {source}", "start the server, or give its --url")
@@ -71,14 +79,21 @@ def command(
         note(f"Note: {problem}", quiet=quiet)
     with progress("Playing the queues through", quiet):
         made = _report(rows, live, sample, demoted, queues, settings, source, since_ns, now_ns)
+        made = replace(
+            made,
+            queues=[replace(row, course=depths.get(row.name, [])) for row in made.queues],
+            course_ns=course_ns,
+        )
     if format_ == "json":
         print_text(report.render_json(made))
     else:
         print_text(report.render_text(made, color=wants_color()))
 
 
-def _recorded(settings: Settings, since_ns: int) -> tuple[list[TraceRow], QueuesSample | None, str]:
-    """Executions of the window, and the newest sample of the queues in it."""
+def _recorded(
+    settings: Settings, since_ns: int, course_ns: tuple[int, int]
+) -> tuple[list[TraceRow], QueuesSample | None, dict[str, list[DepthPoint]], str]:
+    """Executions of the window, the newest sample of the queues in it, and their depths over time."""
     from jobdoctor.cli.reading import drained
     from jobdoctor.store import Store
 
@@ -88,13 +103,15 @@ def _recorded(settings: Settings, since_ns: int) -> tuple[list[TraceRow], Queues
         except StreamError:
             pass  # said below, by whoever looks at the queues
         try:
-            if opened.is_empty():
-                return [], None, opened.where
-            samples = opened.samples(max(since_ns, opened.newest_sample_ns()))
-            return opened.traffic(since_ns)[0], samples[-1] if samples else None, opened.where
+            newest_ns = opened.newest_sample_ns()
+            if not newest_ns and opened.is_empty():
+                return [], None, {}, opened.where
+            samples = opened.samples(max(since_ns, newest_ns))
+            newest = samples[-1] if samples else None
+            return opened.traffic(since_ns)[0], newest, opened.depths(*course_ns), opened.where
         except StoreError as error:
             note(f"Note: {error.what}")
-            return [], None, opened.where
+            return [], None, {}, opened.where
 
 
 def _live(url: str) -> tuple[LiveQueues | None, list[DemotedRow], str]:
@@ -175,6 +192,7 @@ def _report(
         stalled=_stalled(live, drawn) if live else [],
         demoted=demoted,
         left_out=live.state.left_out if live else [0, 0],
+        gone=live.state.gone if live else [],
         sampled_ns=sample.at_ns if sample and not live else 0,
     )
 
@@ -196,7 +214,10 @@ def _queues(
         line = live.in_line.get(queue.name)
         lines[queue.name] = Line(queue.depth, tuple(line.next), tuple(line.behind)) if line else Line(queue.depth, ())
     workers = _workers(live)
-    window_s = (now_ns - since_ns) / _SECOND_NS
+    silent = [worker.queues for worker in live.state.workers if _silent_s(live, worker) is not None]
+    # Where recordings begin later than the window, nothing is known of the time before.
+    first_ns = min((own.whole.arrivals.first_ns for own in observed.values()), default=since_ns)
+    window_s = max(_LEAST_S, (now_ns - max(since_ns, first_ns)) / _SECOND_NS)
     rates = {
         (name, job): each.executions / window_s for name, own in observed.items() for job, each in own.jobs.items()
     }
@@ -205,6 +226,7 @@ def _queues(
     found = []
     for queue in live.state.queues:
         listening = sum(queue.name in worker.queues for worker in workers)
+        missed = sum(queue.name in queues for queues in silent)
         answer = answers[queue.name]
         reason = "" if answer is not None else _NO_RECORDINGS
         if not listening:
@@ -218,7 +240,7 @@ def _queues(
         found.append(
             QueueRow(
                 queue.name, queue.depth, oldest, queue.scheduled, queue.deferred, listening, answer, reason, basis,
-                observed.get(queue.name), _busy(live, queue.name, observed.get(queue.name), since_ns),
+                observed.get(queue.name), _busy(live, queue.name, observed.get(queue.name), since_ns), missed,
             )
         )  # fmt: skip
     known = {queue.name for queue in live.state.queues}
@@ -274,14 +296,27 @@ _NO_RECORDINGS = "the wait is not known: nothing was recorded in this window (`j
 
 
 def _workers(live: LiveQueues) -> list[Worker]:
+    """Those that give signs of life."""
     from jobdoctor.queueing.expectation import Worker
 
     found = []
     for worker in live.state.workers:
+        if _silent_s(live, worker) is not None:
+            continue
         running = live.running.get(worker.name)
         ran_s = max(0.0, (live.state.at_ns - running.since_ns) / _SECOND_NS) if running and running.since_ns else 0.0
         found.append(Worker(tuple(worker.queues), running.job if running else "", ran_s))
     return found
+
+
+def _silent_s(live: LiveQueues, worker: WorkerState) -> float | None:
+    """For how long the worker has given no sign of life, when that is too long."""
+    if not worker.heartbeat_ns:
+        return None
+    silent_s = (live.state.at_ns - worker.heartbeat_ns) / _SECOND_NS
+    if worker.ttl_s is not None:
+        return silent_s if worker.ttl_s < _OVERDUE_TTL_S else None
+    return silent_s if silent_s > (_SILENT_BUSY_S if worker.executions else _SILENT_IDLE_S) else None
 
 
 def _stalled(live: LiveQueues, times: Times) -> list[StalledRow]:
@@ -290,10 +325,10 @@ def _stalled(live: LiveQueues, times: Times) -> list[StalledRow]:
 
     found: list[StalledRow] = []
     for worker in live.state.workers:
-        silent_s = (live.state.at_ns - worker.heartbeat_ns) / _SECOND_NS
+        silent_s = _silent_s(live, worker)
         running = live.running.get(worker.name)
         said: list[Any] = []
-        if worker.heartbeat_ns and silent_s > (_SILENT_BUSY_S if worker.executions else _SILENT_IDLE_S):
+        if silent_s is not None:
             said.append(f"no sign of life for {seconds(silent_s)}")
         if running is not None and running.since_ns:
             ran_s = (live.state.at_ns - running.since_ns) / _SECOND_NS

@@ -17,6 +17,7 @@ PREFIX = os.environ.get("RQ_KEY_PREFIX", "rq")
 #: Queues and workers looked at, at most; by name, so that it is the same ones each time.
 MOST_QUEUES = 200
 MOST_WORKERS = 1_000
+_NO_KEY = -2  # PTTL's answer
 
 
 class QueueState(Struct, frozen=True):
@@ -42,6 +43,7 @@ class WorkerState(Struct, frozen=True):
     pid: int = 0
     executions: int = 0  # that it has begun and not ended
     current_job_id: str = ""  # of one of them
+    ttl_s: float | None = None  # until RQ forgets it, if it gives no sign of life
 
 
 class QueuesState(Struct, frozen=True):
@@ -52,6 +54,7 @@ class QueuesState(Struct, frozen=True):
     workers: list[WorkerState]
     suspended: bool = False
     left_out: list[int] = field(default_factory=lambda: [0, 0])
+    gone: list[str] = field(default_factory=list)  # workers that RQ still lists, and nothing else is there of
 
 
 def read(connection: Any) -> QueuesState:
@@ -73,12 +76,14 @@ def read(connection: Any) -> QueuesState:
                 "queues", "state", "last_heartbeat", "birth", "hostname", "pid", "current_job", "death",
             )  # fmt: skip
             pipeline.srandmember(f"{PREFIX}:worker:{name}:executions", 2)
+            pipeline.pttl(f"{PREFIX}:worker:{name}")
         told = pipeline.execute(raise_on_error=False)
-    seen = [_worker(name, *told[2 * index : 2 * index + 2]) for index, name in enumerate(workers)]
+    seen = [_worker(name, *told[3 * index : 3 * index + 3]) for index, name in enumerate(workers)]
+    gone = [name for name, left in zip(workers, told[2::3], strict=True) if left == _NO_KEY]
     alive = [worker for worker in seen if worker is not None]
     # RQ knows a queue from its first job on; one that workers listen to is there before that.
     names = sorted({*names, *(queue for worker in alive for queue in worker.queues)})[:MOST_QUEUES]
-    return QueuesState(now_ns, _queues(connection, names), alive, bool(suspended), left_out)
+    return QueuesState(now_ns, _queues(connection, names), alive, bool(suspended), left_out, gone)
 
 
 def _queues(connection: Any, names: list[str]) -> list[QueueState]:
@@ -105,7 +110,7 @@ def _queues(connection: Any, names: list[str]) -> list[QueueState]:
     return found
 
 
-def _worker(name: str, values: Any, executions: Any) -> WorkerState | None:
+def _worker(name: str, values: Any, executions: Any, left_ms: Any) -> WorkerState | None:
     if not isinstance(values, list) or values[0] is None or values[7] is not None:
         return None  # it is gone, and its name stayed behind; or it has said farewell
     queues, state, _, _, host, pid, current, _ = (_text(value) for value in values)
@@ -121,6 +126,7 @@ def _worker(name: str, values: Any, executions: Any) -> WorkerState | None:
         executions=len(running),
         # RQ 2 writes the job's id; RQ 3 has a set of "<job id>:<execution id>".
         current_job_id=running[0].rpartition(":")[0] if running else current,
+        ttl_s=left_ms / 1_000 if isinstance(left_ms, int) and left_ms >= 0 else None,
     )
 
 

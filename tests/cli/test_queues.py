@@ -12,6 +12,7 @@ import pytest
 import redis
 from click.testing import CliRunner, Result
 from msgspec.structs import replace
+from rich.cells import cell_len
 from rq import Queue
 
 from jobdoctor.cli.main import cli
@@ -92,6 +93,10 @@ def test_what_a_job_enqueued_now_will_wait(recorded: Path, valkey_url: str, redi
     assert "Nobody listens to orphan" in text
     assert "somebody" not in text
     assert all(len(line) <= 80 for line in text.splitlines())
+    assert queues["mail"]["recorded"]["came"] == {
+        "straight": {"executions": 20, "wait_ms": {"p50": 0.0, "p95": 0.0}, "held_ms": None}
+    }
+    assert "recorded: 20 jobs, waits p50 0 ms, p95 0 ms" in text
     assert "high" not in [line.split()[0] for line in text.splitlines() if line.strip()]
 
 
@@ -111,6 +116,121 @@ def test_workers_that_stand_still(recorded: Path, valkey_url: str, redis_client:
     add_worker(redis_client, "gone", "mail", death="2026-01-01T00:00:00Z")
     redis_client.sadd("rq:workers", "rq:worker:forgotten")
     assert asked(valkey_url)["workers"] == 3
+
+
+def test_signs_of_life_by_what_the_worker_said(recorded: Path, valkey_url: str, redis_client: redis.Redis) -> None:
+    """RQ lets a worker's entry expire 60 s and more after its next sign of life is due, whatever --worker-ttl is."""
+    for _ in range(3):
+        Queue("mail", connection=redis_client).enqueue(MAIL)
+    for name, silent_s, left_s in (("patient", 3_000, 600), ("dead", 440, 40), ("fine", 400, 80)):
+        add_worker(redis_client, name, "mail", silent_s=silent_s)
+        redis_client.expire(f"rq:worker:{name}", left_s)
+    redis_client.sadd("rq:workers", "rq:worker:lost")
+    data = asked(valkey_url)
+    assert [(each["worker"], each["what"]) for each in data["stalled"]] == [("dead", "no sign of life for 7.3 min")]
+    assert data["gone"] == ["lost"]
+    (mail,) = (each for each in data["queues"] if each["queue"] == "mail")
+    assert (mail["workers"], mail["silent_workers"]) == (2, 1)
+    assert mail["expected_wait_ms"]["basis"] == "from 20 executions in 24 h, 2 workers"
+    text = " ".join(invoke(valkey_url, "mail").stdout.split())
+    assert "2 of 3" in text
+    assert "1 worker gone without a farewell (killed, or stopped for long): lost." in text
+    redis_client.delete("rq:worker:patient", "rq:worker:fine")
+    (mail,) = (each for each in asked(valkey_url)["queues"] if each["queue"] == "mail")
+    assert mail["expected_wait_ms"]["never"] is True  # the one that is left is dead
+    assert "Nobody listens to mail: start a worker, such as `jobdoctor run mail`." in invoke(valkey_url).stdout
+
+
+def test_suspended_workers(recorded: Path, valkey_url: str, redis_client: redis.Redis) -> None:
+    for _ in range(3):
+        Queue("mail", connection=redis_client).enqueue(MAIL)
+    add_worker(redis_client, "w1", "mail")
+    redis_client.set("rq:suspended", 1)
+    assert asked(valkey_url)["suspended"] is True
+    text = " ".join(invoke(valkey_url).stdout.split())
+    assert "mail 3 " in text
+    assert " suspended " in text
+    assert "once workers go on: 6.0 s, p95 6.0 s; from 20 executions" in text
+    assert "All workers are suspended: they take no jobs until `rq resume`." in text
+
+
+def test_jobs_that_did_not_come_straight(recorded: Path, valkey_url: str, redis_client: redis.Redis) -> None:
+    add_worker(redis_client, "w1", "mail")
+    now_ns = time.time_ns()
+    later = make_execution(job=MAIL, queue="mail", wait_ms=500, run_ms=2_000, route="scheduled", scheduled=True)
+    shift = now_ns - 60_000_000_000 - later.enqueued_at_ns
+    later = replace(
+        later,
+        **{
+            name: getattr(later, name) + shift
+            for name in ("created_at_ns", "enqueued_at_ns", "dequeued_at_ns", "reaped_at_ns")
+        },
+    )
+    with Store.open("sqlite:///jobdoctor.db") as store:
+        store.add([replace(later, created_at_ns=later.enqueued_at_ns - 30_000_000_000)])
+    (mail,) = (each for each in asked(valkey_url)["queues"] if each["queue"] == "mail")
+    assert mail["recorded"]["came"]["scheduled"] == {
+        "executions": 1, "wait_ms": {"p50": 500.0, "p95": 500.0}, "held_ms": {"p50": 30_000.0}
+    }  # fmt: skip
+    assert mail["jobs"][0]["came"].keys() == {"straight", "scheduled"}
+    text = invoke(valkey_url).stdout
+    assert "  recorded: 21 jobs, and how long they waited in the queue:\n    20 straight: p50 0 ms, p95 0 ms\n" in text
+    assert "    1 scheduled: p50 500 ms, p95 500 ms; due after 30.0 s\n" in text
+
+
+@pytest.mark.parametrize("color", [True, False])
+def test_depth_over_the_last_hour(
+    recorded: Path, valkey_url: str, redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch, *, color: bool
+) -> None:
+    add_worker(redis_client, "w1", "mail,idle")
+    now_ns, second = time.time_ns(), 1_000_000_000
+    with Store.open("sqlite:///jobdoctor.db") as store:
+        store.add_samples(
+            [
+                QueuesSample(
+                    now_ns - ago * second,
+                    [QueueSample("mail", depth, now_ns - (ago + 90) * second, workers=1), QueueSample("idle", 0, None)],
+                    [],
+                )
+                for ago, depth in ((7_000, 5_000), (3_500, 1), (1_685, 400), (30, 0))
+            ]
+        )
+    if color:
+        monkeypatch.setenv("FORCE_COLOR", "1")
+    else:
+        monkeypatch.setenv("NO_COLOR", "1")
+    text = invoke(valkey_url, "mail", "idle").stdout
+    (line,) = [line for line in text.splitlines() if line.startswith("  depth over 1 h: ")]
+    bars = line.split()[4]
+    assert len(bars) == 20
+    assert (bars[0], bars[10], bars[19]) == ("▂", "█", "▁")
+    assert set(bars[1:9] + bars[11:19]) == {"·"}  # nobody looked
+    assert ", oldest 1.5 min" in line
+    assert "most 400 at " in line
+    assert len(line) <= 80
+    mail = next(each for each in asked(valkey_url)["queues"] if each["queue"] == "mail")
+    assert [point["depth"] for point in mail["depth_over_time"]] == [1, 400, 0]
+    assert mail["depth_over_time"][1]["oldest_ms"] == pytest.approx(90_000, abs=1)
+    assert "5,000" in invoke(valkey_url, "mail", "--since", "3h").stdout
+
+
+def test_many_queues_with_long_names(recorded: Path, valkey_url: str, redis_client: redis.Redis) -> None:
+    names = [f"tenant-{number:02}-of-the-department-of-very-long-names/{number}" for number in range(20)]
+    names += ["почта-🚀", "日本語のキュー", "bad\x1b[31mred", "a" * 120]
+    for name in names:
+        Queue(name, connection=redis_client).enqueue(MAIL)
+    text = invoke(valkey_url).stdout
+    assert all(cell_len(line) <= 80 for line in text.splitlines())
+    assert "\x1b" not in text
+    rows = [line for line in text.splitlines() if line.startswith("tenant-07-")]
+    assert rows[0].split() == ["tenant-07-of-the-department-", "1", *rows[0].split()[2:4], "for", "ever", "-", "0"]
+    assert "and 16 more: start a worker" in " ".join(text.split())
+
+
+def test_a_server_without_queues(folder: Path, valkey_url: str, redis_client: redis.Redis) -> None:
+    result = invoke(valkey_url)
+    assert result.exit_code == 0
+    assert "There are no queues yet" in result.stdout
 
 
 def test_without_recordings_the_server_alone(folder: Path, valkey_url: str, redis_client: redis.Redis) -> None:
