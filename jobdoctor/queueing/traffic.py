@@ -5,8 +5,10 @@ From recorded rows follow, beside arrivals and service times:
 - **overhead**: what passed between the moment a worker and a job were both there and the moment the job was taken (the
   round trip to Redis, the worker's bookkeeping between two jobs). It is kept for each job, but where it is far above
   the usual: then the worker was not there, or did something that nobody recorded.
-- **links**: an attempt after the first is put back by the end of the one before it, with its delay; a job that another
-  one enqueued comes at its moment of that one's run. Whatever moves the first moves the second.
+- **links**: an attempt after the first, or a repetition, is put back by the end of the one before it, with its delay; a
+  deferred job by the end of the dependency that was done last; a job that another one enqueued comes at its moment of
+  that one's run. Whatever moves the first moves the second. What was scheduled comes when it was due, what a rate limit
+  held and what was put back by hand when it did.
 - **at front**: a job that was taken before others of its queue that had been there before it. The longest sequence of
   jobs that left in the order in which they came (C. Schensted, 1961) is taken as what was in order.
 - **presence**: a worker is known from its first job to its last. Before and after that it counts as there unless a job
@@ -16,8 +18,8 @@ From recorded rows follow, beside arrivals and service times:
 
 from __future__ import annotations
 
-from bisect import bisect_right
-from collections.abc import Sequence
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterator, Sequence
 from math import inf
 from statistics import median
 from typing import Literal, NamedTuple
@@ -36,6 +38,8 @@ _FAR = 10.0
 AWAY_S = 60.0
 #: How long after its parent's reap a job may still be one that the parent enqueued.
 _CHILD_SLACK_S = 0.5
+#: A deferred job that came longer than this after its last recorded dependency waited for one that is not recorded.
+_RELEASED_S = 2.0
 
 
 class Link(NamedTuple):
@@ -229,25 +233,66 @@ def _longest_in_order(values: Sequence[int]) -> set[int]:
 
 
 def _link(traffic: Traffic, rows: Sequence[TraceRow]) -> None:
-    attempts: dict[tuple[str, int], int] = {}
+    by_job: dict[str, list[int]] = {}
     executions: dict[str, int] = {}
     for index, row in enumerate(rows):
-        attempts[row.job_id, row.attempt] = index
+        by_job.setdefault(row.job_id, []).append(index)
         executions[row.execution_id] = index
     for index, row in enumerate(rows):
-        earlier = attempts.get((row.job_id, row.attempt - 1)) if row.attempt > 1 else None
-        if earlier is not None and rows[earlier].dequeued_at_ns <= row.enqueued_at_ns and earlier != index:
-            delay = max(0, row.enqueued_at_ns - rows[earlier].reaped_at_ns) / _SECOND_NS
-            traffic.links.setdefault(earlier, []).append(Link(index, delay, True))
-            traffic.linked.add(index)
+        if row.route == "requeued":  # by hand: at that moment, whatever was before
             continue
-        parent = executions.get(row.parent_execution_id) if row.parent_execution_id and row.attempt == 1 else None
-        if parent is None or row.scheduled or parent == index:
+        if row.route == "deferred":
+            cause, from_end = _released_by(rows, index, by_job), True
+        elif row.attempt > 1 or row.route == "repeated":
+            cause, from_end = _run_before(rows, index, by_job), True
+        else:
+            cause, from_end = _parent(rows, index, executions), False
+        if cause is None:
             continue
-        begun, done = rows[parent].dequeued_at_ns, rows[parent].reaped_at_ns + _CHILD_SLACK_S * _SECOND_NS
-        if begun <= row.enqueued_at_ns <= done:
-            traffic.links.setdefault(parent, []).append(Link(index, (row.enqueued_at_ns - begun) / _SECOND_NS, False))
-            traffic.linked.add(index)
+        since_ns = rows[cause].reaped_at_ns if from_end else rows[cause].dequeued_at_ns
+        delay = max(0, row.enqueued_at_ns - since_ns) / _SECOND_NS
+        traffic.links.setdefault(cause, []).append(Link(index, delay, from_end))
+        traffic.linked.add(index)
+
+
+def _run_before(rows: Sequence[TraceRow], index: int, by_job: dict[str, list[int]]) -> int | None:
+    """The attempt before this one, or the repetition."""
+    row = rows[index]
+    wanted = row.attempt if row.route == "repeated" else row.attempt - 1
+    return next(
+        (
+            each
+            for each in _earlier(by_job[row.job_id], index)
+            if rows[each].attempt == wanted and rows[each].dequeued_at_ns <= row.enqueued_at_ns
+        ),
+        None,
+    )
+
+
+def _released_by(rows: Sequence[TraceRow], index: int, by_job: dict[str, list[int]]) -> int | None:
+    """The dependency that was done last, when the job came to its queue at once after that."""
+    at_ns = rows[index].enqueued_at_ns
+    last = [next(_earlier(by_job.get(job_id, ()), index), None) for job_id in rows[index].depends_on]
+    found = max((each for each in last if each is not None), key=lambda each: rows[each].reaped_at_ns, default=None)
+    if found is None:
+        return None
+    after_s = (at_ns - rows[found].reaped_at_ns) / _SECOND_NS
+    return found if -_CHILD_SLACK_S <= after_s <= _RELEASED_S else None
+
+
+def _earlier(indices: Sequence[int], index: int) -> Iterator[int]:
+    """Those before an index, the nearest first."""
+    return (indices[place] for place in range(bisect_left(indices, index) - 1, -1, -1))
+
+
+def _parent(rows: Sequence[TraceRow], index: int, executions: dict[str, int]) -> int | None:
+    """The execution that enqueued the job, and did so to have it run at once."""
+    row = rows[index]
+    parent = executions.get(row.parent_execution_id) if row.parent_execution_id else None
+    if parent is None or row.scheduled or parent == index:
+        return None
+    done_ns = rows[parent].reaped_at_ns + _CHILD_SLACK_S * _SECOND_NS
+    return parent if rows[parent].dequeued_at_ns <= row.enqueued_at_ns <= done_ns else None
 
 
 def _pools(rows: Sequence[TraceRow], origin: int) -> list[Pool]:

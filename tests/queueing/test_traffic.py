@@ -8,7 +8,8 @@ import pytest
 from msgspec.structs import replace
 
 from jobdoctor.model import TraceRow
-from jobdoctor.queueing.traffic import Link, Pool, traffic_of
+from jobdoctor.queueing.replay import replay
+from jobdoctor.queueing.traffic import Link, Pool, steady, traffic_of
 from jobdoctor.queueing.whatif import baseline
 from tests.queueing.traces import row, served
 
@@ -36,6 +37,30 @@ def test_children_hang_on_their_parents_run() -> None:
     scheduled = row("b", 4, 6, 7, parent_execution_id="p", scheduled=True)
     traffic, _ = traffic_of([parent, child, later, scheduled])
     assert traffic.links == {0: [Link(1, 2.0, False)]}
+
+
+def test_deferred_jobs_hang_on_the_dependency_that_was_done_last() -> None:
+    first = row("a", 0, 0, 3, job_id="one")
+    second = row("a", 0.5, 3, 9, job_id="two")
+    deferred = row("b", 9.1, 10, 11, route="deferred", scheduled=True, depends_on=["one", "two", "gone"])
+    # Two minutes after all that is recorded: what it waited for then is not.
+    later = row("b", 129, 130, 131, route="deferred", scheduled=True, depends_on=["one", "two", "gone"])
+    enqueued_by_it = row("b", 8, 11, 12, route="deferred", parent_execution_id=second.execution_id, depends_on=["no"])
+    traffic, _ = traffic_of([first, second, enqueued_by_it, deferred, later])
+    assert traffic.links == {1: [Link(3, pytest.approx(0.1), True)]}
+    # It follows when the other takes less.
+    traffic.service[1] = 2.0
+    assert replay(traffic, [steady(["default"], 2)]).arrival[3] == pytest.approx(0.5 + 2.0 + 0.1)
+
+
+def test_repetitions_hang_on_one_another_and_what_was_put_back_by_hand_on_nothing() -> None:
+    runs = [
+        row("a", 60 * n, 60 * n + 1, 60 * n + 2, job_id="j", route="repeated" if n else "straight") for n in range(3)
+    ]
+    by_hand = row("a", 300, 301, 302, job_id="j", attempt=2, route="requeued")
+    traffic, _ = traffic_of([*runs, by_hand])
+    assert traffic.links == {0: [Link(1, 58.0, True)], 1: [Link(2, 58.0, True)]}
+    assert traffic.linked == {1, 2}
 
 
 def test_who_overtook_others_was_put_at_front() -> None:
