@@ -210,6 +210,16 @@ class LockWait(Struct, frozen=True, omit_defaults=True):
     blocking_job: str = ""
 
 
+class BlockedWait(Struct, frozen=True):
+    """A wait of some job on a lock that another one held: that one's side of a :class:`LockWait`."""
+
+    job: str  # who waited
+    kind: str
+    statement: str  # what waited: a fingerprint, or the lock's name
+    blocking_statement: str
+    waited_ns: int
+
+
 class Phase(Struct, frozen=True):
     """A stretch of an execution, in order.
 
@@ -406,6 +416,8 @@ class Execution(Struct, frozen=True, omit_defaults=True):
     imports: list[ImportCost] = field(default_factory=list)
     gc_ns: int = 0
     gc_count: int = 0
+    gc_full_ns: int = 0  # of these: collections that looked at every object, not at young ones only
+    gc_full_count: int | None = None  # None: not told apart
 
     samples: list[Sample] = field(default_factory=list)
     rusage: Rusage | None = None
@@ -579,6 +591,7 @@ class JobHistory(Struct, frozen=True):
     slo_ms: float | None = None
     lost: int = 0  # recordings known to be lost before they reached the store
     predictions: list[Prediction] = field(default_factory=list)  # made before now, oldest first
+    blocked: list[BlockedWait] = field(default_factory=list)  # who waited for locks of this job, newest first
     depths: dict[str, list[DepthPoint]] = field(default_factory=dict)  # its queues over the window, oldest first
     suspended: list[tuple[int, int]] = field(default_factory=list)  # from when to when all workers were
 

@@ -5,6 +5,7 @@ Durations are in ms for each execution unless a name says otherwise; shares are 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from jobdoctor._version import __version__
 from jobdoctor.model import (
     Diagnosis,
     Execution,
+    JobHistory,
     KeptPrediction,
     LockWait,
     Quantiles,
@@ -39,6 +41,8 @@ from jobdoctor.report.triggers import Triggers, triggers
 
 SHOWN_LOCKS = 20
 SHOWN_PREDICTIONS = 8
+#: Kinds of failures beside their number.
+MOST_FAILURES = 2
 #: Main findings on the report's first screen.
 TOP_FINDINGS = 3
 
@@ -54,6 +58,17 @@ class LockRow(Struct, frozen=True):
     max_ms: float
 
 
+class BlockedRow(Struct, frozen=True):
+    """Another job that waited for locks of this one."""
+
+    job: str
+    kind: str
+    statement: str  # what waited
+    blocking_statement: str
+    waits: int
+    total_ms: float  # over all that is known
+
+
 class ReportContext(Struct, frozen=True):
     job: str
     version: str
@@ -63,6 +78,7 @@ class ReportContext(Struct, frozen=True):
     looked_at: int
     outcomes: list[tuple[str, int]]
     failures: int
+    failed_with: list[str]  # names of exceptions and ends (``killed``), the most frequent first
     verdict: Verdict
     headline: Headline
     wait_ms: Quantiles
@@ -76,6 +92,7 @@ class ReportContext(Struct, frozen=True):
     calls: CallTable
     payload: PayloadTree | None
     locks: list[LockRow]
+    blocked: list[BlockedRow]
     attempts: Attempts
     queue: QueueWait
     triggers: Triggers
@@ -120,6 +137,7 @@ def build_context(diagnosis: Diagnosis, source_root: Path | None = None) -> Repo
         looked_at=len(executions),
         outcomes=sorted(history.outcomes.items(), key=lambda item: (-item[1], item[0])),
         failures=sum(number for outcome, number in history.outcomes.items() if outcome != "finished"),
+        failed_with=_failed_with(history),
         verdict=diagnosis.verdict,
         headline=headline(diagnosis.verdict, diagnosis.findings),
         wait_ms=history.wait_ms,
@@ -135,6 +153,7 @@ def build_context(diagnosis: Diagnosis, source_root: Path | None = None) -> Repo
         calls=call_table(executions),
         payload=payload_tree(executions),
         locks=_locks(executions),
+        blocked=_blocked(history),
         attempts=attempts(diagnosis),
         queue=queue_wait(history),
         triggers=triggers(history),
@@ -151,6 +170,23 @@ def build_context(diagnosis: Diagnosis, source_root: Path | None = None) -> Repo
         triage=row_of(diagnosis),
         marks=[(mark.at_ns, f"{mark.kind} {mark.label}") for mark in history.marks],
     )
+
+
+def _blocked(history: JobHistory) -> list[BlockedRow]:
+    merged: dict[tuple[str, str, str, str], list[int]] = {}
+    for wait in history.blocked:
+        if wait.job != history.job:
+            key = (wait.job, wait.kind, wait.statement, wait.blocking_statement)
+            merged.setdefault(key, []).append(wait.waited_ns)
+    rows = [BlockedRow(*key, len(waits), sum(waits) / 1e6) for key, waits in merged.items()]
+    return sorted(rows, key=lambda row: -row.total_ms)[:SHOWN_LOCKS]
+
+
+def _failed_with(history: JobHistory) -> list[str]:
+    ends = Counter(
+        row.error_type.rpartition(".")[2] or row.outcome for row in history.trace if row.outcome != "finished"
+    )
+    return [name for name, _ in ends.most_common(MOST_FAILURES)]
 
 
 def _locks(executions: Sequence[Execution]) -> list[LockRow]:

@@ -1,4 +1,4 @@
-"""Graphs as boxes and curves in three columns: who blocks this job, and who enqueues whom. Drawn without a script.
+"""Graphs as boxes and curves in three columns: who blocks whom, and who enqueues whom. Drawn without a script.
 
 Boxes are placed on a canvas of fixed width in CSS pixels; names are cut to the room and told whole by a tooltip and by
 the tables beside the pictures.
@@ -6,12 +6,12 @@ the tables beside the pictures.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from msgspec import Struct
 
 from jobdoctor import words
-from jobdoctor.model import Execution, JobHistory, LockWait
+from jobdoctor.model import Execution, JobHistory
 
 WIDTH = 960
 BOX_WIDTH = 260
@@ -75,54 +75,103 @@ class Side(Struct, frozen=True):
 
 
 def lock_graph(history: JobHistory) -> Graph | None:
-    """Who held what this job's statements waited for; None when no holder is known."""
-    waits: dict[tuple[str, str], dict[tuple[str, str], list[LockWait]]] = {}
-    for execution in history.executions:
-        for wait in execution.locks:
-            holder = (wait.blocking_job, wait.blocking_statement)
-            if any(holder):
-                waits.setdefault((wait.kind, wait.statement or wait.target), {}).setdefault(holder, []).append(wait)
-    if not waits:
+    """Who held what this job waited for, and who waited for what this job held; None when neither is known."""
+    waits = _ranked(
+        ((wait.kind, wait.statement or wait.target), (wait.blocking_job, wait.blocking_statement), wait.waited_ns)
+        for execution in history.executions
+        for wait in execution.locks
+        if wait.blocking_job or wait.blocking_statement
+    )
+    # Waits of this job for itself are among its own.
+    holds = _ranked(
+        ((wait.kind, wait.blocking_statement), (wait.job, wait.statement), wait.waited_ns)
+        for wait in history.blocked
+        if wait.job != history.job
+    )
+    if not waits and not holds:
         return None
-    ranked = sorted(waits.items(), key=lambda item: -sum(_ns(found) for found in item[1].values()))[:MOST_BOXES]
-    total = sum(_ns(found) for _, holders in ranked for found in holders.values())
-    left: dict[tuple[str, str], int] = {}
-    pairs: list[tuple[tuple[str, str], int, list[LockWait]]] = []
-    for number, (_, holders) in enumerate(ranked):
-        for holder, found in sorted(holders.items(), key=lambda item: -_ns(item[1])):
-            if holder in left or len(left) < MOST_BOXES:
-                left.setdefault(holder, len(left))
-                pairs.append((holder, number, found))
-    rows = max(len(left), len(ranked))
-    height = TOP + rows * (BOX_HEIGHT + GAP)
-    lefts = _column(
-        0, rows,
-        [Side(_last(job) or "not recorded", statement, job, "", 0, job == history.job) for job, statement in left],
-        history.job,
-    )  # fmt: skip
-    rights = _column(
-        WIDTH - BOX_WIDTH, rows,
-        [Side(f"{_last(history.job)} waits ({kind})", statement, "", "", 0, False) for (kind, statement), _ in ranked],
-        history.job,
-    )  # fmt: skip
-    most = max(_ns(found) for _, _, found in pairs)
+    holds = holds[: max(2, MOST_BOXES - len(waits))]
+    own = _last(history.job)
+    middle = [Side(f"{own} waits ({kind})", statement, "", "", 0, False) for (kind, statement), _ in waits]
+    middle += [Side(f"{own} holds ({kind})", statement, "", "", 0, False) for (kind, statement), _ in holds]
+    left, before = _others(waits)
+    right, after = _others(holds)
+    rows = max(len(left), len(middle), len(right))
+    last = WIDTH - BOX_WIDTH
+    place = last if not right else last / 2 if left else 0
+    lefts = _column(0, rows, [_other(one, history.job) for one in left], history.job)
+    middles = _column(place, rows, middle, history.job)
+    rights = _column(last, rows, [_other(one, history.job) for one in right], history.job)
+    most = max(sum(found) for _, _, found in [*before, *after])
     edges = [
         _edge(
-            lefts[left[holder]], rights[number],
-            f"{words.duration(_ns(found) / 1e6)}, {words.count(len(found), 'wait')}",
-            _ns(found) / most, back=holder[0] == history.job,
+            lefts[at], middles[number], _amount(found), sum(found) / most, back=left[at][0] == history.job,
         )
-        for holder, number, found in pairs
+        for at, number, found in before
     ]  # fmt: skip
-    worst = max(pairs, key=lambda pair: _ns(pair[2]))[0]
-    culprit = worst[0] or f"a session whose job was not recorded ({worst[1]})"
-    circle = (
-        " It blocks itself: executions of this job wait for one another." if history.job in {h[0] for h in left} else ""
-    )
+    edges += [
+        _edge(middles[len(waits) + number], rights[at], _amount(found), sum(found) / most, back=False)
+        for at, number, found in after
+    ]
+    columns = [(0.0, "holds the lock")] if left else []
+    columns += [(place, "this job")] if right else [(place, "waits for it")]
+    columns += [(float(last), "waits for it")] if right else []
+    sentences = []
+    if waits:
+        sentences.append(f"{_told(waits, before, left, 'of waiting, the most of it behind')}.")
+    if any(job == history.job for job, _ in left):
+        sentences.append("It blocks itself: executions of this job wait for one another.")
+    if holds:
+        sentences.append(f"Others wait {_told(holds, after, right, 'for its locks, the most of it')}.")
     return Graph(
-        height, [*lefts, *rights], edges, [(0, "holds the lock"), (WIDTH - BOX_WIDTH, "waits for it")],
-        f"{words.duration(total / 1e6)} of waiting, the most of it for {culprit}.{circle}",
+        TOP + rows * (BOX_HEIGHT + GAP), [*lefts, *middles, *rights], edges, columns, " ".join(sentences)
     )  # fmt: skip
+
+
+#: A lock of this job: its kind and its statement. The other side of it: its job, which may be unknown, and statement.
+_Own = tuple[str, str]
+_Other = tuple[str, str]
+_Found = dict[_Other, list[int]]
+
+
+def _ranked(waits: Iterable[tuple[_Own, _Other, int]]) -> list[tuple[_Own, _Found]]:
+    """Waits in ns by this job's lock and by who stands on its other side; the most waited for first."""
+    merged: dict[_Own, _Found] = {}
+    for own, other, ns in waits:
+        merged.setdefault(own, {}).setdefault(other, []).append(ns)
+    return sorted(merged.items(), key=lambda item: -_total(item[1]))[:MOST_BOXES]
+
+
+def _others(ranked: Sequence[tuple[_Own, _Found]]) -> tuple[list[_Other], list[tuple[int, int, list[int]]]]:
+    """The boxes of the other side, and for each edge: which of them, which lock, the waits."""
+    boxes: dict[_Other, int] = {}
+    edges = []
+    for number, (_, found) in enumerate(ranked):
+        for other, waits in sorted(found.items(), key=lambda item: -sum(item[1])):
+            if other in boxes or len(boxes) < MOST_BOXES:
+                edges.append((boxes.setdefault(other, len(boxes)), number, waits))
+    return list(boxes), edges
+
+
+def _other(other: _Other, job: str) -> Side:
+    return Side(_last(other[0]) or "not recorded", other[1], other[0], "", 0, other[0] == job)
+
+
+def _amount(waits: Sequence[int]) -> str:
+    return f"{words.duration(sum(waits) / 1e6)}, {words.count(len(waits), 'wait')}"
+
+
+def _total(found: _Found) -> int:
+    return sum(sum(waits) for waits in found.values())
+
+
+def _told(
+    ranked: Sequence[tuple[_Own, _Found]], edges: Sequence[tuple[int, int, list[int]]], others: Sequence[_Other],
+    what: str,
+) -> str:  # fmt: skip
+    job, statement = others[max(edges, key=lambda edge: sum(edge[2]))[0]]
+    total = sum(_total(found) for _, found in ranked)
+    return f"{words.duration(total / 1e6)} {what} {job or f'a session whose job was not recorded ({statement})'}"
 
 
 def trigger_graph(history: JobHistory) -> Graph | None:
@@ -246,10 +295,6 @@ def _edge(from_: Box, to: Box, label: str, weight: float, *, back: bool) -> Edge
         y2,
         back,
     )
-
-
-def _ns(waits: Sequence[LockWait]) -> int:
-    return sum(wait.waited_ns for wait in waits)
 
 
 def _last(job: str) -> str:

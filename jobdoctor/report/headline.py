@@ -14,11 +14,13 @@ _NOTHING = "Nothing wrong found: "
 
 
 class Headline(Struct, frozen=True):
-    """``problem`` is the whole sentence where no finding leads. ``gain``: ``90 ms of 211 ms an execution``."""
+    """``problem`` is the whole sentence where no finding leads. ``gain`` is a duration, ``gain_of`` what it is part of
+    (``of 211 ms an execution``)."""
 
     problem: str
     action: str = ""
     gain: str = ""
+    gain_of: str = ""
     code: str = ""  # of the finding that leads
 
 
@@ -30,4 +32,13 @@ def headline(verdict: Verdict, findings: Sequence[Finding]) -> Headline:
         rest = said.removeprefix(_NOTHING)  # which is what the verdict's own word says beside it
         return Headline(rest[:1].upper() + rest[1:])
     action, _, gain = said.removeprefix(f"{lead.title}: ").partition(_GAIN)
-    return Headline(lead.title, action[:1].upper() + action[1:], gain, lead.code)
+    return Headline(lead.title, action[:1].upper() + action[1:], *_parts(gain), lead.code)
+
+
+def _parts(gain: str) -> tuple[str, str]:
+    """``90 ms of 211 ms an execution`` and ``90 ms an execution``, after the duration."""
+    for sign in (" of ", " an execution"):
+        before, found, after = gain.partition(sign)
+        if found:
+            return before, f"{sign}{after}".strip()
+    return gain, ""

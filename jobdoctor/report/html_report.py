@@ -53,6 +53,10 @@ _CLASS_WORD = re.compile(r"[^a-z_]")
 #: The opening one may not follow a word, so that an odd backtick in a name stays what it is.
 _BACKTICKS = re.compile(r"(?<!\w)`([^`\n]{1,120})`")
 
+#: Where a long dotted name may be broken, and which words of a sentence are so long.
+_JOINT = re.compile(r"(?<=[._])(?=\w)")
+_LONG_WORD = re.compile(r"\S{25,}")
+
 _COMMENT_COLUMN = re.compile(r"(?<=\S) {3,}# ")
 
 _SQL = re.compile(r"^\s*(SELECT|INSERT|UPDATE|DELETE|CREATE|ALTER|WITH|SET|EXPLAIN)\b")
@@ -105,7 +109,13 @@ def code_lines(lines: Sequence[str]) -> list[Markup]:
 
 def prose(text: str) -> Markup:
     """A sentence with what stands in backticks as code."""
-    return Markup(_BACKTICKS.sub(r"<code>\1</code>", str(escape(_shown(text)))))  # noqa: S704 -- escaped before
+    coded = _BACKTICKS.sub(r"<code>\1</code>", str(escape(_shown(text))))
+    return Markup(_LONG_WORD.sub(lambda word: _JOINT.sub("<wbr>", word[0]), coded))  # noqa: S704 -- escaped before
+
+
+def breakable(text: str) -> Markup:
+    """A dotted name that may be broken between its words."""
+    return Markup(_JOINT.sub("<wbr>", str(escape(_shown(text)))))  # noqa: S704 -- escaped before
 
 
 def snippet_html(text: str) -> Markup:
@@ -204,6 +214,7 @@ def _environment() -> Environment:
         "iso": words.iso,
         "code": code_html,
         "prose": prose,
+        "breakable": breakable,
         "first_sentence": first_sentence,
         "snippet": snippet_html,
         "json_block": json_block,

@@ -37,7 +37,7 @@ class Spark(Struct, frozen=True):
 
 
 class Relation(Struct, frozen=True):
-    what: str  # "waits behind", "locked out by", "enqueued by", "enqueues"
+    what: str  # "waits behind", "locked out by", "locks out", "enqueued by", "enqueues"
     job: str
 
 
@@ -47,7 +47,6 @@ class IndexJob(Struct, frozen=True):
     triage: TriageRow
     href: str
     runs: int
-    run_p50_ms: float
     run_p95_ms: float
     failures: int
     spark: Spark | None
@@ -97,7 +96,6 @@ def _job(row: TriageRow, page: IndexPage, known: Mapping[str, IndexPage]) -> Ind
         triage=row,
         href=page.href,
         runs=context.run_ms.count,
-        run_p50_ms=context.run_ms.p50,
         run_p95_ms=context.run_ms.p95,
         failures=context.failures,
         spark=_spark(context),
@@ -129,6 +127,7 @@ def _spark(context: ReportContext) -> Spark | None:
 
 def _relations(context: ReportContext) -> list[Relation]:
     found = [Relation("locked out by", row.blocking_job) for row in context.locks if row.blocking_job]
+    found += [Relation("locks out", row.job) for row in context.blocked]
     found += [Relation("waits behind", row.job) for row in context.queue.rows if row.share >= AHEAD_SHARE]
     found += [Relation("enqueued by", row.parent_job) for row in context.triggers.rows if row.parent_job]
     found += [Relation("enqueues", row.job) for row in context.triggers.enqueued]

@@ -28,6 +28,13 @@ class Source(Struct, frozen=True):
     path: str
     lines: list[SourceLine]
 
+    @property
+    def spot(self) -> list[str]:
+        """The line that is meant, and the next one where it only opens a bracket; without their indentation."""
+        at = next(index for index, line in enumerate(self.lines) if line.current)
+        opens = self.lines[at].text.endswith(("(", "[", "{"))
+        return dedent("\n".join(line.text for line in self.lines[at : at + 1 + opens])).split("\n")
+
 
 def read_source(root: Path, callsite: str, around: int = 2) -> Source | None:
     """``around`` lines before and after the callsite; None when it is not the project's, or cannot be read."""

@@ -15,6 +15,7 @@ from jobdoctor.model import STEP_TITLES, Check, Finding
 from jobdoctor.report import deaths, predictions
 from jobdoctor.report.context import ReportContext
 from jobdoctor.report.findings import LEAST_SAVING_MS, FindingView, StepView
+from jobdoctor.report.fitted_code import fitted
 from jobdoctor.report.ledger import LedgerEntry
 
 WIDTH = 80
@@ -97,7 +98,8 @@ def _heading(console: Console, text: str) -> None:
 
 def _head(console: Console, report: ReportContext) -> None:
     _print(console, report.job, "bold")
-    failures = f" ({words.number(report.failures)} did not finish)" if report.failures else ""
+    failed_with = f": {', '.join(report.failed_with)}" if report.failed_with else ""
+    failures = f" ({words.number(report.failures)} did not finish{failed_with})" if report.failures else ""
     _print(console, f"{words.count(report.executions, 'execution')}{failures}")
     _print(console, f"{words.instant(report.from_ns).removesuffix(' UTC')} to {words.instant(report.to_ns)}", "dim")
     console.print()
@@ -108,7 +110,8 @@ def _head(console: Console, report: ReportContext) -> None:
         _VERDICT_STYLES.get(verdict.where, "bold red"),
     )
     _print(console, report.headline.problem, "bold")
-    for label, text in (("do:", report.headline.action), ("gain:", report.headline.gain)):
+    gain = f"{report.headline.gain} {report.headline.gain_of}".strip()
+    for label, text in (("do:", report.headline.action), ("gain:", gain)):
         if text:
             _item(console, f"{label:<6}", text)
     console.print()
@@ -181,7 +184,9 @@ def _finding(console: Console, number: int, view: FindingView) -> None:
     _print(console, finding.recommendation.text, "", 3)
     if finding.recommendation.snippet:
         console.print()
-        _print(console, finding.recommendation.snippet.rstrip("\n").expandtabs(4), "cyan", 6)
+        snippet = words.clean(finding.recommendation.snippet).rstrip("\n")
+        for line in fitted(snippet, console.width - 6):
+            console.print(Padding(Text(line, style="cyan", overflow="fold"), (0, 0, 0, 6)))
     if finding.evidence:
         console.print()
         for evidence in finding.evidence[:4]:

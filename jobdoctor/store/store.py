@@ -12,9 +12,18 @@ from sqlalchemy.dialects import postgresql, sqlite
 from jobdoctor import wire
 from jobdoctor.config import Retention
 from jobdoctor.errors import StoreError, UnknownJobError
-from jobdoctor.model import DepthPoint, Execution, JobHistory, Mark, Prediction, QueuesSample, TraceRow
+from jobdoctor.model import (
+    BlockedWait,
+    DepthPoint,
+    Execution,
+    JobHistory,
+    Mark,
+    Prediction,
+    QueuesSample,
+    TraceRow,
+)
 from jobdoctor.near import meant
-from jobdoctor.store import exemplars, predictions, queue_samples, rollups, sessions, tables, trace, traffic
+from jobdoctor.store import exemplars, lock_waits, predictions, queue_samples, rollups, sessions, tables, trace, traffic
 from jobdoctor.store.database import Database
 
 #: Ids remembered against a second delivery. An entry can come again only while it is on the stream, which holds a
@@ -149,6 +158,7 @@ class Store:
             since_row_ns = max(since_ns, oldest_row)
             connection.execute(delete(rows).where(rows.c.reaped_at_ns < since_row_ns))
             connection.execute(delete(held).where(held.c.to_ns < since_row_ns))
+            lock_waits.prune(connection, since_row_ns)
             oldest_seen = _nth_newest(connection, seen, "added_at_ns", SEEN_IDS)
             connection.execute(delete(seen).where(seen.c.added_at_ns < max(since_ns, oldest_seen)))
             queue_samples.prune(connection, since_ns)
@@ -171,6 +181,7 @@ class Store:
         rollups.merge_in(connection, rollups.of_rows(rows.values()))
         self._insert_missing(connection, tables.trace, [trace.values(row) for row in rows.values()])
         self._insert_missing(connection, tables.sessions, sessions.values(new, rows))
+        self._insert_missing(connection, tables.lock_waits, lock_waits.values(new, rows))
         self._count_jobs(connection, rows.values())
         self._choose_exemplars(connection, new, rows, now_ns)
 
@@ -373,6 +384,7 @@ class Store:
                 lost=self._lost(connection, since_ns, until_ns),
                 predictions=predictions.of_job(connection, job) if job_id is None else [],
                 depths=self._depths(connection, max(from_ns, since_ns), until_ns, ran_on) if ran_on else {},
+                blocked=self._blocked(connection, job, since_ns, until_ns) if job_id is None else [],
                 suspended=self._suspended(connection, max(from_ns, since_ns), until_ns),
             )
 
@@ -409,6 +421,11 @@ class Store:
             return {}
         until_ns = min(until_ns, queue_samples.newest_ns(connection))
         return queue_samples.course(connection, since_ns, until_ns, queues) if until_ns >= since_ns else {}
+
+    def _blocked(self, connection: Connection, job: str, since_ns: int, until_ns: int) -> list[BlockedWait]:
+        if not self._database.has(connection, tables.lock_waits):
+            return []
+        return lock_waits.of_blocker(connection, job, since_ns, until_ns)
 
     def _suspended(self, connection: Connection, since_ns: int, until_ns: int) -> list[tuple[int, int]]:
         if not self._database.has(connection, tables.suspensions):

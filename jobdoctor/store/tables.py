@@ -123,6 +123,23 @@ sessions = Table(
     Index("jobdoctor_sessions_to", "to_ns"),
 )
 
+#: Waits for locks whose holder was seen: the other side of ``sessions``.
+lock_waits = Table(
+    "jobdoctor_lock_waits",
+    metadata,
+    Column("execution_id", Text, primary_key=True),
+    Column("number", Integer, primary_key=True),
+    Column("job", Text, nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("statement", Text, nullable=False),
+    Column("blocking_statement", Text, nullable=False),
+    Column("backend", Text, nullable=False),
+    Column("blocking_job", Text, nullable=False),  # empty: found by the session
+    Column("at_ns", BigInteger, nullable=False),
+    Column("waited_ns", BigInteger, nullable=False),
+    Index("jobdoctor_lock_waits_at", "at_ns"),
+)
+
 #: Queues at a moment: the fields of model.QueueSample.
 queue_samples = Table(
     "jobdoctor_queue_samples",

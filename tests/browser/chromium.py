@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -202,6 +202,26 @@ class Page:
             "Input.dispatchMouseEvent", type="mouseWheel", x=x, y=y, deltaX=across, deltaY=down, modifiers=modifiers
         )
         self.frame()
+
+    def touch(self, *fingers: Sequence[tuple[float, float]]) -> None:
+        """Fingers on the screen: each is put on its first place in the viewport, goes through the others and leaves."""
+
+        def points(step: int) -> list[dict[str, float]]:
+            return [
+                {"x": places[min(step, len(places) - 1)][0], "y": places[min(step, len(places) - 1)][1], "id": number}
+                for number, places in enumerate(fingers)
+            ]
+
+        self.send("Emulation.setTouchEmulationEnabled", enabled=True, maxTouchPoints=2)
+        try:
+            self.send("Input.dispatchTouchEvent", type="touchStart", touchPoints=points(0))
+            for step in range(1, max(map(len, fingers))):
+                self.send("Input.dispatchTouchEvent", type="touchMove", touchPoints=points(step))
+                self.frame()
+            self.send("Input.dispatchTouchEvent", type="touchEnd", touchPoints=[])
+            self.frame()
+        finally:
+            self.send("Emulation.setTouchEmulationEnabled", enabled=False)
 
     def screenshot(self, path: Path, *, full: bool = False) -> None:
         data = self.send("Page.captureScreenshot", captureBeyondViewport=full)["data"]

@@ -122,6 +122,54 @@ def test_the_mouse_zooms_pans_and_comes_back(page: Page, folder: Path) -> None:
     assert text(page, READOUT) == whole
 
 
+def window(page: Page) -> tuple[float, float]:
+    """The stretch that the waterfall shows, in seconds."""
+    words = text(page, READOUT).split(" · ")[0]
+    first, last = words.split(" to ")
+
+    def seconds(tick: str) -> float:
+        number, _, unit = tick.partition(" ")
+        return float(number) / (1000 if unit == "ms" else 1)
+
+    return seconds(first), seconds(last)
+
+
+def test_fingers_zoom_pan_and_tap(page: Page, folder: Path) -> None:
+    shown(page, folder, width=360, height=740)
+    focus(page)
+    whole = text(page, READOUT).split(" · ")[0]
+    at = page.box(ROWS)
+    y = at["top"] + 60
+
+    def x(part: float) -> float:
+        return float(at["left"] + at["width"] * part)
+
+    # Two fingers, apart: what was between them (4 s to 6 s of 10) fills the picture from 10 % to 90 %.
+    apart = [((x(0.4 - 0.03 * step), y), (x(0.6 + 0.03 * step), y)) for step in range(11)]
+    page.touch([left for left, _ in apart], [right for _, right in apart])
+    total = float(whole.split(" ")[0])
+    first, last = window(page)
+    assert (last - first) / total == pytest.approx(0.25, abs=0.04)
+    assert (first + last) / 2 / total == pytest.approx(0.5, abs=0.04)
+    # One finger takes it along: to the left, later ones come.
+    page.touch([(x(0.8 - 0.05 * step), y) for step in range(9)])
+    panned = window(page)
+    assert panned[1] - panned[0] == pytest.approx(last - first, abs=0.04 * total)
+    assert (panned[0] - first) / total == pytest.approx(0.1, abs=0.04)
+    # Together again, and all is there; nothing was chosen meanwhile.
+    page.touch([left for left, _ in reversed(apart)], [right for _, right in reversed(apart)])
+    page.touch([left for left, _ in reversed(apart)], [right for _, right in reversed(apart)])
+    assert text(page, READOUT).split(" · ")[0].startswith(whole.partition(";")[0])
+    assert page.evaluate(f"document.querySelector({ROWS + ' [aria-selected=true]'!r}).dataset.row") == "0"
+    # A tap says what is there, and the next one elsewhere takes it away.
+    row = page.box(f"{ROWS} .wf-run")
+    page.touch([(x(0.5), row["top"] + 30)])
+    assert page.evaluate("!document.querySelector('.tip').hidden")
+    assert page.evaluate(f"document.querySelector({ROWS + ' [aria-selected=true]'!r}).closest('.wf-run') !== null")
+    page.touch([(x(0.5), 5)])
+    assert page.evaluate("document.querySelector('.tip').hidden")
+
+
 def test_buttons_do_it_too(page: Page, folder: Path) -> None:
     shown(page, folder)
     said = [text(page, READOUT)]
@@ -265,6 +313,24 @@ def test_a_click_zooms_into_a_frame_and_again_out(page: Page, folder: Path) -> N
     assert "do_execute" not in near
     page.click(f"{FLAME} .frame[aria-label^=charge]")
     assert frames(page) == before
+
+
+def test_fingers_zoom_the_flame_graph_and_a_tap_still_chooses(page: Page, folder: Path) -> None:
+    shown(page, folder, "rich", width=360, height=740)
+    focus(page, f"{FLAME} .flame")
+    before = frames(page)
+    at = page.box(f"{FLAME} .flame")
+    y, middle = at["top"] + 30, at["left"] + at["width"] / 2
+    page.touch([(middle - 30 - 10 * step, y) for step in range(7)], [(middle + 30 + 10 * step, y) for step in range(7)])
+    near = frames(page)
+    assert near["sync_orders"] > before["charge"]
+    assert near["do_execute"] > 1.2 * before["do_execute"]
+    page.press("Escape")
+    assert frames(page) == before
+    frame = page.box(f"{FLAME} .frame[aria-label^=do_execute]")
+    page.touch([(frame["left"] + frame["width"] / 2, frame["top"] + 8)])
+    assert frames(page)["do_execute"] >= at["width"] - 2
+    assert text(page, ".tip .tip-title").startswith("do_execute: ")
 
 
 def test_the_flame_graph_by_keyboard(page: Page, folder: Path) -> None:

@@ -60,6 +60,12 @@ def test_the_first_screen_holds_what_to_act_on(page: Page, folder: Path, scheme:
 def test_the_verdict_comes_first_on_small_screens_too(page: Page, folder: Path, width: int) -> None:
     page.open(folder / "rich.html", width, SIZES[width])
     assert page.box(".headline")["bottom"] <= SIZES[width]
+    if width <= 360:
+        # The card with the code is further down: the line itself is not.
+        assert 0 < page.box(".spot")["bottom"] <= SIZES[width]
+        assert page.evaluate("document.querySelector('.spot').textContent").startswith("app/tasks.py:41")
+        page.click(".spot")
+        assert page.evaluate("document.querySelector('#first-finding').getBoundingClientRect().top") < SIZES[width]
 
 
 def test_both_themes_are_drawn(page: Page, folder: Path) -> None:

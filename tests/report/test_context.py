@@ -18,7 +18,7 @@ from jobdoctor.model import (
     Prediction,
     ProbeStatus,
 )
-from jobdoctor.report import predictions
+from jobdoctor.report import predictions, text_report
 from jobdoctor.report.calls import call_table
 from jobdoctor.report.charts import BAND_GAP, WIDTH, bands
 from jobdoctor.report.context import build_context
@@ -352,6 +352,25 @@ def test_common_indentation_is_taken_off(project: Path) -> None:
     source = read_source(project, "app/deep.py:3", around=1)
     assert source is not None
     assert [line.text for line in source.lines] == ["def f():", "    return 1", ""]
+    assert source.spot == ["return 1"]
+
+
+def test_a_line_that_opens_a_bracket_is_said_with_the_next_one(project: Path) -> None:
+    (project / "app" / "call.py").write_text("if x:\n    execute(\n        update(A)\n    )\n")
+    source = read_source(project, "app/call.py:2")
+    assert source is not None
+    assert source.spot == ["execute(", "    update(A)"]
+
+
+def test_what_did_not_finish_is_said_with_its_errors() -> None:
+    rich = diagnoses.rich()
+    rows = [replace(row, outcome="finished", error_type="") for row in rich.history.trace[:6]]
+    rows[0] = replace(rows[0], outcome="failed", error_type="app.errors.Refused")
+    rows[1] = replace(rows[1], outcome="retried", error_type="app.errors.Refused")
+    rows[2] = replace(rows[2], outcome="killed", error_type="")
+    context = build_context(replace(rich, history=replace(rich.history, trace=rows)))
+    assert context.failed_with == ["Refused", "killed"]
+    assert "did not finish: Refused, killed" in text_report.render(context)
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from jobdoctor.model import LockWait, Trigger
+from msgspec.structs import replace
+
+from jobdoctor.model import BlockedWait, LockWait, Trigger
 from jobdoctor.report import graphs
 from jobdoctor.report.graphs import Graph
 from tests.builders import MS, make_execution, make_group, make_history
@@ -31,7 +33,7 @@ def test_holders_and_waiters() -> None:
     assert [edge.label for edge in graph.edges] == ["60 ms, 3 waits", "15 ms, 3 waits"]
     assert graph.edges[0].stroke > graph.edges[1].stroke
     assert graph.boxes[0].job == "app.stock.recount"
-    assert graph.summary == "75 ms of waiting, the most of it for app.stock.recount."
+    assert graph.summary == "75 ms of waiting, the most of it behind app.stock.recount."
 
 
 def test_a_job_that_blocks_itself_is_a_circle() -> None:
@@ -41,6 +43,30 @@ def test_a_job_that_blocks_itself_is_a_circle() -> None:
     assert graph.boxes[0].own
     assert graph.boxes[0].job == ""  # it is this page
     assert "It blocks itself" in graph.summary
+
+
+def test_whom_it_blocks_stands_on_the_other_side() -> None:
+    blocked = [
+        BlockedWait("app.mail.send", "row", "UPDATE orders", "SELECT orders FOR UPDATE", 40 * MS),
+        BlockedWait("app.mail.send", "row", "UPDATE orders", "SELECT orders FOR UPDATE", 20 * MS),
+        BlockedWait(JOB, "row", "UPDATE a", "UPDATE b", 500 * MS),
+    ]
+    alone = graphs.lock_graph(replace(make_history([make_execution()]), blocked=blocked))
+    assert names(alone) == [["tasks.sync_orders holds (row)"], ["mail.send"]]
+    both = graphs.lock_graph(replace(make_history([make_execution(locks=[wait(20)])]), blocked=blocked))
+    assert both is not None
+    assert names(both) == [
+        ["stock.recount"],
+        ["tasks.sync_orders waits (row)", "tasks.sync_orders holds (row)"],
+        ["mail.send"],
+    ]
+    assert [edge.label for edge in both.edges] == ["20 ms, 1 wait", "60 ms, 2 waits"]
+    assert [text for _, text in sorted(both.columns)] == ["holds the lock", "this job", "waits for it"]
+    first, second = both.boxes[1], both.boxes[2]
+    assert both.edges[0].path.endswith(f"{first.x - 9:.0f} {first.y + 22:.0f}")
+    assert both.edges[1].path.startswith(f"M{second.x + 260:.0f} {second.y + 22:.0f}C")
+    assert both.boxes[-1].job == "app.mail.send"
+    assert "Others wait 60 ms for its locks, the most of it app.mail.send." in both.summary
 
 
 def test_no_graph_without_a_known_holder() -> None:

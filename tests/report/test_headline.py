@@ -16,11 +16,12 @@ def test_the_sentence_of_the_verdict_is_parted_where_the_verdict_joined_it() -> 
     assert parts == Headline(
         "412 queries of one shape from one line",
         "Load the customers of all orders with one query",
-        "3.1 s of 4.2 s an execution",
+        "3.1 s",
+        "of 4.2 s an execution",
         "JD401",
     )
     # Nothing was lost on the way.
-    assert said == f"{parts.problem}: l{parts.action[1:]}; gives back about {parts.gain}"
+    assert said == f"{parts.problem}: l{parts.action[1:]}; gives back about {parts.gain} {parts.gain_of}"
 
 
 def test_a_sentence_of_its_own_stays_whole() -> None:

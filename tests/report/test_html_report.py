@@ -17,7 +17,7 @@ from jobdoctor.report.index import IndexPage
 from tests.report import diagnoses
 
 NAMES = ["rich", "empty", "healthy", "hostile"]
-VOID = {"meta", "link", "br", "img", "input", "hr"}
+VOID = {"meta", "link", "br", "img", "input", "hr", "wbr"}
 #: Elements that SVG and HTML allow to be closed in place.
 STATUSES = {"found": "Found", "clear": "Clear", "not_checked": "Not checked", "crashed": "Crashed"}
 
@@ -30,12 +30,14 @@ class Reader(HTMLParser):
         self.tags: list[tuple[str, dict[str, str | None]]] = []
         self.open: list[str] = []
         self.texts: list[tuple[str, str]] = []
+        self.broken = False
         self.feed(html)
         self.close()
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append((tag, dict(attrs)))
         assert len(dict(attrs)) == len(attrs), f"an attribute twice in <{tag}>"
+        self.broken = tag == "wbr" and bool(self.texts)
         if tag not in VOID:
             self.open.append(tag)
 
@@ -45,9 +47,14 @@ class Reader(HTMLParser):
     def handle_endtag(self, tag: str) -> None:
         assert self.open, f"</{tag}> closes nothing"
         assert self.open.pop() == tag
+        self.broken = False
 
     def handle_data(self, data: str) -> None:
-        self.texts.append((self.open[-1] if self.open else "", data))
+        tag, before = self.open[-1] if self.open else "", ""
+        if self.broken:  # a place to break a word is no space
+            tag, before = self.texts.pop()
+        self.broken = False
+        self.texts.append((tag, before + data))
 
     def text(self) -> str:
         return " ".join(" ".join(data for tag, data in self.texts if tag not in ("style", "script")).split())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 
 import pytest
@@ -9,7 +10,7 @@ from msgspec.structs import replace
 from rich.cells import cell_len
 
 from jobdoctor.model import Check, LedgerPart, Saving
-from jobdoctor.report import text_report
+from jobdoctor.report import fitted_code, text_report
 from jobdoctor.report.context import build_context
 from tests.builders import MS
 from tests.report import diagnoses
@@ -124,3 +125,21 @@ def test_nothing_is_no_saving() -> None:
     text = text_report.render(build_context(replace(diagnosis, findings=[small])))
     assert "saves" not in text.split("Checklist")[0]
     assert "\n   97% sure\n" in text
+
+
+def test_a_long_snippet_is_broken_so_that_it_can_still_be_run() -> None:
+    code = (
+        "def load(session):\n"
+        "    orders = session.scalars(select(Order).options(selectinload(Order.customer))).all()  # with customers\n"
+        "    tell('a comma, (a bracket), # and a sign', [one.customer for one in orders], orders)\n"
+        "    return orders\n"
+    )
+    lines = fitted_code.fitted(code, 60)
+    assert max(map(len, lines)) <= 60
+    assert ast.dump(ast.parse("\n".join(lines))) == ast.dump(ast.parse(code))
+    assert lines[1] == "    # with customers"
+
+
+def test_a_line_without_a_place_to_break_is_wrapped() -> None:
+    lines = fitted_code.fitted("rq worker high low --with-scheduler --name xxxxx", 40)
+    assert lines == ["rq worker high low --with-scheduler", "    --name xxxxx"]

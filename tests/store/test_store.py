@@ -262,6 +262,19 @@ def test_the_blocking_job_is_found_by_its_session(store: Store) -> None:
     assert (first.blocking_job, first.blocking_execution_id) == ("app.report", holder.id)
     assert second.blocking_job == third.blocking_job == ""  # never seen; ended before
     assert store.execution(waiting.id).locks[0].blocking_job == "app.report"
+    # And from the other side.
+    assert [(one.job, one.waited_ns) for one in store.history("app.report").blocked] == [(JOB, 5_000 * MS)]
+    assert store.history("app.earlier").blocked == []
+    assert store.history(JOB).blocked == []
+    store.prune(Retention(trace_rows=1), now_ns=now_ns)
+    assert store.history("app.report").blocked == []
+
+
+def test_a_store_of_an_earlier_version_knows_of_no_blocked_jobs(store: Store) -> None:
+    store.add([recent()])
+    with store._database.writing() as connection:
+        tables.lock_waits.drop(connection)
+    assert store.history(JOB).blocked == []
 
 
 def test_marks_of_the_window_and_the_one_before(store: Store) -> None:

@@ -134,6 +134,9 @@ const charts = (() => {
     tip.hidden = true;
   };
   addEventListener("scroll", hush, { passive: true, capture: true });
+  // A finger does not hover: what a tap has said goes with the next one.
+  addEventListener("pointerdown", hush, { capture: true });
+  const touched = matchMedia("(pointer: coarse)").matches;
 
   /** The window on a stretch of time that several pictures look through, and the place of the crosshair on it. */
   class Axis {
@@ -200,6 +203,54 @@ const charts = (() => {
     }
   }
 
+  /**
+   * Fingers on a picture: two zoom, each keeps the instant that it was put on, and one pans what is zoomed. `place` is where
+   * an event is on the axis in pixels, `room` how many the axis has; `look`, where given, follows one finger over the whole.
+   * Up and down are the page's, by `touch-action: pan-y`. To be called before other listeners, which do not see a gesture.
+   */
+  const fingers = (target, axis, place, room, look) => {
+    const SLACK = 6;
+    const LEAST = 24; // fingers are not nearer to each other
+    const held = new Map();
+    let moved = false;
+    const grip = () => {
+      for (const finger of held.values()) finger.at = axis.min + (finger.x / room()) * (axis.max - axis.min);
+    };
+    target.style.touchAction = "pan-y";
+    target.addEventListener("pointerdown", (event) => {
+      if (event.pointerType !== "touch") return;
+      if (!held.size) moved = false;
+      const x = place(event);
+      held.set(event.pointerId, { x, from: x });
+      grip();
+    });
+    target.addEventListener("pointermove", (event) => {
+      const finger = held.get(event.pointerId);
+      if (!finger) return;
+      finger.x = place(event);
+      const [one, other] = [...held.values()].sort((left, right) => left.at - right.at);
+      moved ||= held.size > 1 || (!axis.whole && Math.abs(finger.x - finger.from) > SLACK);
+      if (!moved) {
+        if (look) look(finger.x);
+        return;
+      }
+      event.stopImmediatePropagation();
+      hush();
+      // What was touched may be drawn anew: from here on, the picture itself gets what the fingers do.
+      for (const id of held.keys()) target.setPointerCapture(id);
+      const scale = other ? (other.at - one.at) / Math.max(LEAST, other.x - one.x) : (axis.max - axis.min) / room();
+      const start = one.at - one.x * scale;
+      axis.set(start, start + scale * room());
+    });
+    const leave = (event) => {
+      if (!held.delete(event.pointerId)) return;
+      grip();
+      if (moved) event.stopImmediatePropagation();
+    };
+    target.addEventListener("pointerup", leave);
+    target.addEventListener("pointercancel", leave);
+  };
+
   /** Round places on an axis, about `room` of them. */
   const ticks = (min, max, room) => {
     const rough = (max - min) / Math.max(1, room);
@@ -212,6 +263,6 @@ const charts = (() => {
 
   return {
     duration, size, number, share, count, instant, tick, ticks, exact, colour, channel, repaints, element, data, button, surface,
-    onWidth, soon, say, hush, Axis,
+    onWidth, soon, say, hush, touched, fingers, Axis,
   };
 })();

@@ -39,6 +39,10 @@
         }],
       },
     }, [at, ...series], canvas);
+    charts.fingers(
+      plot.over, axis, (event) => event.clientX - plot.over.getBoundingClientRect().left, () => plot.over.clientWidth,
+      (x) => axis.point(plot.posToVal(x, "x")),
+    );
     plot.over.addEventListener("wheel", (event) => axis.wheel(event, plot.posToVal(plot.cursor.left, "x"), plot.over.clientWidth), { passive: false });
     const follow = () => {
       quiet = true;
@@ -89,7 +93,7 @@
       lines(usage, samples, axis, waterfall, "rss");
     }
     const say = () => {
-      const window = axis.whole ? `${duration((axis.to - axis.from) / 1000)} from dequeue to reap${axis.at === null ? "; drag to zoom" : ""}` : `${charts.tick(axis.min, (axis.max - axis.min) / 10)} to ${charts.tick(axis.max, (axis.max - axis.min) / 10)}`;
+      const window = axis.whole ? `${duration((axis.to - axis.from) / 1000)} from dequeue to reap${axis.at === null ? `; ${charts.touched ? "pinch" : "drag"} to zoom` : ""}` : `${charts.tick(axis.min, (axis.max - axis.min) / 10)} to ${charts.tick(axis.max, (axis.max - axis.min) / 10)}`;
       const at = axis.at === null ? [] : [`at ${charts.tick(axis.at, (axis.max - axis.min) / 100)}`, ...(samples ? reading(samples, axis.at) : [])];
       readout.textContent = [window, ...at].join(" · ");
     };

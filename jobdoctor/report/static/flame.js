@@ -68,6 +68,7 @@
       this.whole = tree(speedscope, new Set(application));
       this.total = this.whole.end || 1;
       this.hits = new Set();
+      this.axis = new charts.Axis(0, this.total, 1);
       this.tools(note, this.whole.children.length > 0 && application.length > 0 && application.length < speedscope.shared.frames.length);
       this.graph = element("div", "flame");
       this.graph.tabIndex = 0;
@@ -75,6 +76,11 @@
       this.graph.setAttribute("aria-label", "Flame graph. Down goes to what is called, up to the caller, right and left to the neighbours, Enter zooms, Escape shows all");
       place.append(this.graph);
       this.draw = charts.soon(() => this.paint());
+      this.axis.watch(() => {
+        // Fingers zoom to where no frame begins or ends.
+        if (this.axis.min !== this.zoomed.start || this.axis.max !== this.zoomed.end) this.zoomed = this.root;
+        this.paint();
+      });
       this.use(this.whole);
       this.listen();
       charts.onWidth(this.graph, (width) => {
@@ -122,6 +128,7 @@
     use(root) {
       this.root = root;
       this.zoomed = root;
+      this.axis.reset();
       this.nodes = all(root);
       this.nodes.forEach((node, at) => {
         node.at = at;
@@ -154,8 +161,8 @@
 
     paint() {
       if (!this.width) return;
-      const from = this.zoomed.start;
-      const scale = this.width / Math.max(1, this.zoomed.end - from);
+      const from = this.axis.min;
+      const scale = this.width / Math.max(1, this.axis.max - from);
       const above = new Set();
       for (let node = this.zoomed; node; node = node.parent) above.add(node);
       const made = document.createDocumentFragment();
@@ -185,12 +192,17 @@
       if (!node) return;
       this.selected = node;
       // What lies outside of the part in sight could not be seen as chosen.
-      if (node.start < this.zoomed.start || node.end > this.zoomed.end) this.zoomed = node;
+      if (node.start < this.axis.min || node.end > this.axis.max) this.look(node);
       this.paint();
       this.graph.querySelector('[aria-selected="true"]').scrollIntoView({ block: "nearest", behavior: "instant" });
     }
-    zoom(node) {
+    /** The window on this frame. */
+    look(node) {
       this.zoomed = node;
+      this.axis.set(node.start, Math.max(node.end, node.start + 1));
+    }
+    zoom(node) {
+      this.look(node);
       if (node.depth >= 0) this.selected = node;
       this.draw();
     }
@@ -218,23 +230,27 @@
         const box = event.target.closest("[data-node]");
         return box ? this.nodes[box.dataset.node] : null;
       };
+      charts.fingers(this.graph, this.axis, (event) => event.clientX - this.graph.getBoundingClientRect().left, () => this.width);
       this.graph.addEventListener("keydown", (event) => this.keydown(event));
       this.graph.addEventListener("click", (event) => {
         const hit = node(event);
         this.zoom(hit && hit === this.zoomed ? this.root : hit || this.root);
-        charts.hush();
+        this.tell(event.pointerType === "touch" ? hit : null, event);
       });
-      this.graph.addEventListener("pointermove", (event) => {
-        const hit = node(event);
-        if (!hit) return charts.hush();
-        const ns = hit.end - hit.start;
-        const below = hit.children.reduce((sum, child) => sum + child.end - child.start, 0);
-        return charts.say([
-          ["tip-title", `${hit.name}: ${duration(ns / 1e6)}, ${share(ns / this.total)}`],
-          ["", `${duration(Math.max(0, ns - below) / 1e6)} in itself${hit.own ? "" : ", library"}`], hit.where && ["tip-code", hit.where],
-        ], event.clientX, event.clientY);
+      this.graph.addEventListener("pointermove", (event) => this.tell(node(event), event));
+      this.graph.addEventListener("pointerleave", (event) => {
+        if (event.pointerType !== "touch") charts.hush();
       });
-      this.graph.addEventListener("pointerleave", charts.hush);
+    }
+
+    tell(node, event) {
+      if (!node) return charts.hush();
+      const ns = node.end - node.start;
+      const below = node.children.reduce((sum, child) => sum + child.end - child.start, 0);
+      return charts.say([
+        ["tip-title", `${node.name}: ${duration(ns / 1e6)}, ${share(ns / this.total)}`],
+        ["", `${duration(Math.max(0, ns - below) / 1e6)} in itself${node.own ? "" : ", library"}`], node.where && ["tip-code", node.where],
+      ], event.clientX, event.clientY);
     }
 
     download() {

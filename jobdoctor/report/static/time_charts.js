@@ -104,7 +104,7 @@
 
     const say = (at) => {
       if (at === null || at === undefined) {
-        readout.textContent = "Drag to zoom, double click to see all.";
+        readout.textContent = charts.touched ? "Pinch to zoom." : "Drag to zoom, double click to see all.";
         return;
       }
       const parts = picture.series.map((one) => [one, one.values[at]]).filter(([, value]) => value !== null && (!stack || value));
@@ -119,6 +119,10 @@
       requestAnimationFrame(() => plot.setCursor({ left: plot.valToPos(at, "x"), top: 10 }));
     };
     axis.watch(() => plot.setScale("x", { min: axis.min, max: axis.max }));
+    charts.fingers(
+      plot.over, axis, (event) => event.clientX - plot.over.getBoundingClientRect().left, () => plot.over.clientWidth,
+      (x) => plot.setCursor({ left: x, top: 10 }),
+    );
     plot.over.addEventListener("wheel", (event) => axis.wheel(event, plot.posToVal(plot.cursor.left, "x"), plot.over.clientWidth), { passive: false });
     box.addEventListener("keydown", (event) => {
       if (event.key === "ArrowRight" || event.key === "ArrowLeft") move(event.key === "ArrowRight" ? 1 : -1);

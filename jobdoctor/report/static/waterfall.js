@@ -418,6 +418,7 @@ charts.Waterfall = class {
       return [named ? -1 : event.clientX - box.left - this.gutter, this.rows[index], index];
     };
     const within = (x) => Math.max(0, Math.min(this.room, x));
+    charts.fingers(scroller, this.axis, (event) => event.clientX - scroller.getBoundingClientRect().left - this.gutter, () => this.room);
     scroller.addEventListener("scroll", () => this.draw(), { passive: true });
     scroller.addEventListener("keydown", (event) => this.keydown(event));
     scroller.addEventListener("wheel", (event) => this.axis.wheel(event, this.time(within(where(event)[0])), this.room), { passive: false });
@@ -456,14 +457,15 @@ charts.Waterfall = class {
         // A double click: the browser's own needs an element that stays, and rows are made anew.
         if (x >= 0 && event.timeStamp - this.clicked < 400) this.axis.reset();
         this.clicked = event.timeStamp;
+        if (event.pointerType === "touch") this.tell(row, x, event);
       }
     });
     scroller.addEventListener("pointercancel", () => {
       this.drag = null;
       this.draw();
     });
-    scroller.addEventListener("pointerleave", () => {
-      charts.hush();
+    scroller.addEventListener("pointerleave", (event) => {
+      if (event.pointerType !== "touch") charts.hush();
       if (!this.drag) this.axis.point(null);
     });
     // In the strip above, the part in sight is moved.
