@@ -68,7 +68,7 @@ class SeenStack:
 class LastStack:
     """Looks at one process. Nothing is opened before the first look."""
 
-    def __init__(self, pid: int, *, spawned: bool = False, thread: int = 0) -> None:
+    def __init__(self, pid: int, *, spawned: bool = False, thread: int = 0, parent: int = 0) -> None:
         """See ``outside_stack.StackReader``."""
         self.pid = pid
         self.missing = ""  # why there is no stack, when there should be one
@@ -77,8 +77,10 @@ class LastStack:
         self.spent_ns = 0
         self._spawned = spawned
         self._thread = thread
+        self._parent = parent
         self._reader: StackReader | None = None
         self._due_ns = int(FIRST_LOOK_S * 1e9)
+        self._limits_due_ns = 0
         self._rss_bytes = 0
 
     def tick(self, elapsed_ns: int, rss_bytes: int = 0) -> None:
@@ -98,9 +100,11 @@ class LastStack:
         began = time.perf_counter_ns()
         try:
             if self._reader is None:
-                self._reader = StackReader(self.pid, spawned=self._spawned, thread=self._thread)
+                self._reader = StackReader(self.pid, spawned=self._spawned, thread=self._thread, parent=self._parent)
             self._remember(self._reader, began)
-            self.limits = limits_of(self.pid) or self.limits
+            if began >= self._limits_due_ns:
+                self._limits_due_ns = began + int(LAST_INTERVAL_S * 1e9)
+                self.limits = limits_of(self.pid) or self.limits
         except ProcessLookupError:
             pass  # it ended meanwhile
         except UnreadableError as error:
@@ -112,11 +116,11 @@ class LastStack:
         self.spent_ns += time.perf_counter_ns() - began
 
     def _remember(self, reader: StackReader, now: int) -> None:
-        raw = reader.stack()
+        raw = reader.stack(_OWN_RQ)
         if _place(raw) is None:
             return  # it was on its way from one frame to the next, or is gone: what was seen before stays
         before = self.seen
-        self.seen = SeenStack(raw, now, now, reader.other_stacks(THREADS))
+        self.seen = SeenStack(raw, now, now, reader.other_stacks(THREADS, _OWN_RQ))
         if before is not None and before.place == self.seen.place:
             self.seen.since_ns = before.since_ns
 

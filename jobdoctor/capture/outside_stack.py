@@ -104,6 +104,12 @@ class _CodeFields(Struct, frozen=True):
     first_line: int
     size: int  # up to the instructions
 
+    def identity(self, body: bytes) -> bytes:
+        """What tells a code object from another one that came to be at its address: its type, and all from its first
+        line to the pointers of its names and lines. Between the two it has counters that move while it runs."""
+        places = (self.filename, self.function, self.lines, self.first_line)
+        return body[_TYPE : _TYPE + 8] + body[min(places) : max(places) + 8]
+
     @classmethod
     def find(cls, read: Callable[[int, int], bytes]) -> _CodeFields:
         """Raises UnreadableError when a field cannot be found."""
@@ -129,6 +135,27 @@ class _CodeFields(Struct, frozen=True):
         return cls(places[0], places[1], places[2], first_line=found[0] * 4, size=size)
 
 
+class _Code:
+    """A code object, with the frames of it that were seen."""
+
+    __slots__ = ("_first_line", "_frames", "_function", "_lines", "filename")
+
+    def __init__(self, filename: str, function: str, lines: bytes, first_line: int) -> None:
+        self.filename = filename
+        self._function = function
+        self._lines = lines
+        self._first_line = first_line
+        self._frames: dict[int, RawFrame] = {}
+
+    def frame(self, unit: int) -> RawFrame:
+        """At a code unit, counted from the first one."""
+        found = self._frames.get(unit)
+        if found is None:
+            late = (self._lines, self._first_line, unit)
+            found = self._frames[unit] = RawFrame(self.filename, 0, self._function, late)
+        return found
+
+
 class UnreadableError(Exception):
     """Stacks cannot be read from outside here; the message says why, for the report."""
 
@@ -141,9 +168,10 @@ class StackReader:
     """Reads the stacks of one process. Raises UnreadableError when that cannot be done, in words for the report, and
     ProcessLookupError when the process is gone."""
 
-    def __init__(self, pid: int, *, spawned: bool = False, thread: int = 0) -> None:
-        """``spawned``: it is no fork of this process, and has the interpreter elsewhere. ``thread``: where the state of
-        the thread that runs the job is, when it is not that of the interpreter's first thread."""
+    def __init__(self, pid: int, *, spawned: bool = False, thread: int = 0, parent: int = 0) -> None:
+        """``spawned``: it is no fork of this process, and has the interpreter elsewhere: where its ``parent``'s other
+        forks have it, if it is a fork. ``thread``: where the state of the thread that runs the job is, when it is not
+        that of the interpreter's first thread."""
         self._layout = _layout()
         try:
             self._memory = os.open(f"/proc/{pid}/mem", os.O_RDONLY | os.O_CLOEXEC)
@@ -151,9 +179,9 @@ class StackReader:
             raise ProcessLookupError(f"process {pid} is gone") from None
         except OSError as error:
             raise UnreadableError(f"the memory of the job's process may not be read: {error.strerror}") from None
-        self._codes: dict[tuple[int, ...], tuple[str, str, bytes, dict[int, RawFrame]]] = {}
+        self._codes: dict[tuple[int, bytes], _Code | None] = {}
         try:
-            self._shift = _shift(pid) if spawned else 0
+            self._shift = _shift(pid, parent) if spawned else 0
             self._thread = thread or self._layout.thread + self._shift
         except BaseException:
             self.close()
@@ -165,11 +193,12 @@ class StackReader:
             os.close(self._memory)
             self._memory = -1
 
-    def stack(self) -> list[RawFrame]:
-        """The stack of the thread that runs the job, innermost first; empty when it could not be read now."""
-        return self._stack_of(self._thread)
+    def stack(self, until: str = "") -> list[RawFrame]:
+        """The stack of the thread that runs the job, innermost first; empty when it could not be read now. It ends
+        before the first frame of a file whose name begins with ``until``."""
+        return self._stack_of(self._thread, until)
 
-    def other_stacks(self, limit: int) -> list[list[RawFrame]]:
+    def other_stacks(self, limit: int, until: str = "") -> list[list[RawFrame]]:
         """The stacks of up to ``limit`` threads that the job's own thread has started, newest first."""
         found: list[list[RawFrame]] = []
         threads: list[int] = []
@@ -181,18 +210,18 @@ class StackReader:
         except _LostError:
             pass
         for thread in reversed(threads):
-            stack = self._stack_of(thread)
+            stack = self._stack_of(thread, until)
             if stack and len(found) < limit:
                 found.append(stack)
         return found
 
     # -- reading
 
-    def _stack_of(self, thread: int) -> list[RawFrame]:
+    def _stack_of(self, thread: int, until: str) -> list[RawFrame]:
         for _ in range(3):
             try:
                 innermost = self._innermost(thread)
-                frames = list(self._frames(innermost))
+                frames = list(self._frames(innermost, until))
                 if self._innermost(thread) == innermost:
                     return frames
             except _LostError:
@@ -205,43 +234,40 @@ class StackReader:
             address = self._pointer(address + offset)
         return address
 
-    def _frames(self, frame: int) -> Iterator[RawFrame]:
+    def _frames(self, frame: int, until: str = "") -> Iterator[RawFrame]:
         offsets = self._layout.offsets
         for _ in range(DEPTH):
             if not frame:
                 return
             words = _EIGHT.unpack(self._read(frame, _EIGHT.size))
-            found = self._code(words[offsets.code // 8], words[offsets.instruction // 8])
+            code = words[offsets.code // 8]
+            found = self._code(code)
             if found is not None:
-                yield found
+                if until and found.filename.startswith(until):
+                    return
+                yield found.frame((words[offsets.instruction // 8] - code - self._layout.fields.size) // 2)
             frame = words[offsets.previous // 8]
 
-    def _code(self, code: int, instruction: int) -> RawFrame | None:
+    def _code(self, address: int) -> _Code | None:
         """What a frame runs; None for the interpreter's own frames between Python and C."""
         fields = self._layout.fields
-        body = self._read(code, fields.size)
+        body = self._read(address, fields.size)
+        key = (address, fields.identity(body))
+        if key in self._codes:
+            return self._codes[key]
         kind = _word(body, _TYPE) - self._shift
-        if kind != id(CodeType):
-            if kind == id(type(None)):
-                return None
-            raise _LostError
-        places = [_word(body, offset) for offset in (fields.filename, fields.function, fields.lines)]
-        (first_line,) = struct.unpack_from("<i", body, fields.first_line)
-        key = (code, *places, first_line)
-        known = self._codes.get(key)
-        if known is None:
-            known = (self._string(places[0]), self._string(places[1]), self._bytes(places[2]), {})
-            if len(self._codes) >= _CODES:
-                self._codes.clear()
-            self._codes[key] = known
-        filename, function, table, frames = known
-        if filename == "<shim>":
+        if kind == id(type(None)):
             return None
-        unit = (instruction - code - fields.size) // 2
-        frame = frames.get(unit)
-        if frame is None:
-            frame = frames[unit] = RawFrame(filename, 0, function, (table, first_line, unit))
-        return frame
+        if kind != id(CodeType):
+            raise _LostError
+        filename, function = self._string(_word(body, fields.filename)), self._string(_word(body, fields.function))
+        (first_line,) = struct.unpack_from("<i", body, fields.first_line)
+        lines = self._bytes(_word(body, fields.lines))
+        known = _Code(filename, function, lines, first_line) if filename != "<shim>" else None
+        if len(self._codes) >= _CODES:
+            self._codes.clear()
+        self._codes[key] = known
+        return known
 
     def _string(self, address: int) -> str:
         head = self._read(address, self._layout.offsets.text)
@@ -416,8 +442,15 @@ def _read_self(reader: StackReader) -> list[RawFrame]:
     return list(reader._frames(address))
 
 
-def _shift(pid: int) -> int:
+#: Of the forks of a process.
+_shifts: dict[int, int] = {}
+
+
+def _shift(pid: int, parent: int) -> int:
     """How far the interpreter's own data lies from where this process has it. Raises UnreadableError."""
+    known = _shifts.get(parent) if parent else None
+    if known is not None:
+        return known
     try:
         here, path = _base("self", id(CodeType))
         there, _ = _base(str(pid), 0, path)
@@ -425,6 +458,9 @@ def _shift(pid: int) -> int:
         raise ProcessLookupError(f"process {pid} is gone") from None
     except OSError as error:
         raise UnreadableError(f"the map of the job's process may not be read: {error.strerror}") from None
+    if parent:
+        _shifts.clear()  # a witness has one worker
+        _shifts[parent] = there - here
     return there - here
 
 

@@ -97,7 +97,8 @@ class ExecutionWatch:
         if begun.kind == "spawn":
             self.last_stack = LastStack(begun.pid, spawned=True)
         else:
-            self.last_stack = LastStack(begun.pid, spawned=around.stranger, thread=around.thread)
+            parent = around.worker_pid if begun.kind == "fork" else 0
+            self.last_stack = LastStack(begun.pid, spawned=around.stranger, thread=around.thread, parent=parent)
         self.baseline_rss_bytes = 0
         self._wire_bytes: int | None = None
         self._last_tick_ns = 0

@@ -29,11 +29,11 @@ class Reader:
         self.looks = 0
         self.closed = False
 
-    def stack(self) -> list[RawFrame]:
+    def stack(self, until: str) -> list[RawFrame]:
         self.looks += 1
         return self.stacks.pop(0) if len(self.stacks) > 1 else self.stacks[0]
 
-    def other_stacks(self, limit: int) -> list[list[RawFrame]]:
+    def other_stacks(self, limit: int, until: str) -> list[list[RawFrame]]:
         return [[RawFrame(os.__file__, 1, "wait")], [RawFrame("/app/x.py", 9, "in_thread")]][:limit]
 
     def close(self) -> None:
@@ -52,7 +52,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
 
 
 def looking(monkeypatch: pytest.MonkeyPatch, reader: Reader) -> LastStack:
-    monkeypatch.setattr(last_stack, "StackReader", lambda pid, spawned, thread: reader)
+    monkeypatch.setattr(last_stack, "StackReader", lambda pid, spawned, thread, parent: reader)
     return LastStack(os.getpid())
 
 
@@ -108,7 +108,7 @@ def test_how_long_it_stood_at_one_line(monkeypatch: pytest.MonkeyPatch, clock: S
 def test_what_cannot_be_read_is_said_once(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
 
-    def refuse(pid: int, spawned: bool, thread: int) -> Reader:
+    def refuse(pid: int, spawned: bool, thread: int, parent: int) -> Reader:
         asked.append(pid)
         raise UnreadableError("the memory of the job's process may not be read: Permission denied")
 
@@ -124,7 +124,7 @@ def test_what_cannot_be_read_is_said_once(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_a_look_that_fails_is_swallowed(monkeypatch: pytest.MonkeyPatch) -> None:
     reader = Reader(at(1))
-    monkeypatch.setattr(reader, "other_stacks", lambda limit: [][1])
+    monkeypatch.setattr(reader, "other_stacks", lambda limit, until: [][1])
     watch = looking(monkeypatch, reader)
     watch.look()
     assert watch.missing == "the look failed: IndexError"
@@ -181,6 +181,18 @@ def test_the_stack_of_an_exception() -> None:
     assert [frame.function.rpartition(".")[2] for frame in frames] == ["load", "test_the_stack_of_an_exception"]
     assert all(frame.application for frame in frames)
     assert frames[0].callsite == f"tests/capture/test_last_stack.py:{load.__code__.co_firstlineno + 1}"
+
+
+def test_limits_are_read_with_the_first_look_and_then_once_a_second(
+    monkeypatch: pytest.MonkeyPatch, clock: SimpleNamespace
+) -> None:
+    asked: list[int] = []
+    monkeypatch.setattr(last_stack, "limits_of", lambda pid: asked.append(clock.now) or {"RLIMIT_CPU": len(asked)})
+    watch = looking(monkeypatch, Reader(at(12)))
+    for clock.now in (S, S + S // 2, 2 * S - 1, 2 * S):
+        watch.look()
+    assert asked == [S, 2 * S]
+    assert watch.limits == {"RLIMIT_CPU": 2}
 
 
 def test_limits_that_are_set() -> None:

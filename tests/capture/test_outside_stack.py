@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import CodeType
+from typing import Any
 
 import pytest
 from msgspec.structs import replace
@@ -82,6 +83,38 @@ def test_names_files_functions_and_lines_of_a_fork() -> None:
     assert stack[-1].function == outermost.f_code.co_qualname  # whatever started the tests
     outer = [frame for frame in stack if frame.function == "job"]
     assert outer == [RawFrame(HERE, line_of(job, "return ["), "job")]
+
+
+def test_a_stack_ends_before_a_file() -> None:
+    names: dict[str, Callable[[int], object]] = {"job": job}
+    exec(compile("def through(ready):\n    job(ready)", "/worker/horse.py", "exec"), names)
+    with forked(names["through"]) as pid:
+        reader = StackReader(pid)
+        whole = reader.stack()
+        assert [frame.function for frame in whole].count("through") == 1
+        ended = reader.stack("/worker/")
+        reader.close()
+    assert ended == whole[: [frame.function for frame in whole].index("through")]
+
+
+def test_where_a_fork_has_the_interpreter_is_looked_up_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked: list[str] = []
+    base = outside_stack._base
+
+    def counted(process: str, *more: Any) -> Any:
+        looked.append(process)
+        return base(process, *more)
+
+    monkeypatch.setattr(outside_stack, "_base", counted)
+    monkeypatch.setattr(outside_stack, "_shifts", {})
+    with forked(job) as pid:
+        shifts = []
+        for parent in (7, 7, 8, 0):
+            reader = StackReader(pid, spawned=True, parent=parent)
+            shifts.append(reader._shift)
+            reader.close()
+    assert shifts == [0, 0, 0, 0]
+    assert looked == ["self", str(pid)] * 3  # not for the second fork of 7
 
 
 def test_reads_a_spawned_process_of_the_same_interpreter() -> None:
