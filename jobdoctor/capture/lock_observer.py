@@ -101,10 +101,10 @@ class LockObserver:
             self._read()
             if not self._prepared:
                 self._prepare(buffer)
-            call = recording.in_flight(buffer)
+            now = time.perf_counter_ns()
+            call = recording.in_flight(buffer, now - min(SQLITE_AFTER_NS, AFTER_NS))
             if call is None or call.channel != "sql":
                 return
-            now = time.perf_counter_ns()
             if call.target.startswith("sqlite:"):
                 self._look_at_sqlite(call, buffer, now)
             if not call.target.startswith(_TARGETS):

@@ -267,7 +267,10 @@ def _group(view: _View, at: int, tallies: dict[str, dict[str, int]]) -> SpanGrou
 def _flights(words: memoryview) -> list[tuple[int, int, int, int]]:
     """(cell, start, thread, params) of the calls in flight, the one that matters most first: the job's own thread
     before others, then the call that began last (the innermost)."""
-    area = words[FLIGHTS_AT // WORD : FLIGHTS_AT // WORD + FLIGHTS * FLIGHT_WORDS].tolist()
+    slots = words[FLIGHTS_AT // WORD : FLIGHTS_AT // WORD + FLIGHTS * FLIGHT_WORDS]
+    if not any(slots[::FLIGHT_WORDS].tolist()):
+        return []
+    area = slots.tolist()
     found = [
         (area[at] - 1, area[at + 1], area[at + 2], area[at + 3])
         for at in range(0, FLIGHTS * FLIGHT_WORDS, FLIGHT_WORDS)
@@ -431,15 +434,17 @@ def _read(view: _View) -> Recording:
     )
 
 
-def in_flight(buffer: mmap.mmap | bytes | bytearray | memoryview) -> InFlight | None:
-    """The call that runs now (the innermost one of the job's own thread first), or None. Cheap: for the parent, while
-    the horse runs."""
+def in_flight(buffer: mmap.mmap | bytes | bytearray | memoryview, before_ns: int | None = None) -> InFlight | None:
+    """The call that runs now (the innermost one of the job's own thread first), or None; also when that call did not
+    begin before ``before_ns``. Cheap: to be asked again and again, while the horse runs."""
     view = _View(buffer)
     try:
         words = view.words
         if words[H_MAGIC] != MAGIC:
             return None
         for cell, start, thread, _ in _flights(words):
+            if before_ns is not None and start >= before_ns:
+                return None
             channel, operation, fingerprint, target, *_ = view.shape(
                 words[CELLS_AT // WORD + cell * CELL_WORDS + C_SHAPE]
             )

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import sys
-
 from jobdoctor.capture.probes import registry
 from jobdoctor.model import ProbeStatus
 
-#: How many modules there were when the probes were last asked, and what they said then. Asking touches many objects,
-#: and each page of them that a horse touches is copied: nothing new can be patched when nothing was imported.
-_modules = 0
+#: How far the registry had counted when the probes were last asked, and what they said then. Asking touches many
+#: objects, and each page of them that a horse touches is copied.
+_changes = -1
 _said: list[ProbeStatus] = []
 _told: list[ProbeStatus] = []
 
@@ -21,13 +19,13 @@ def install_probes() -> None:
 
 def probe_statuses() -> list[ProbeStatus]:
     """What each probe sees in this process, the enqueues of ``stamps`` among them; the same list until it changes."""
-    global _modules, _said
-    modules = len(sys.modules)
-    if modules != _modules or not _said:
+    global _changes, _said
+    changes = registry.changes()
+    if changes != _changes:
         said = [*registry.statuses(), ProbeStatus("enqueue", "rq", "active")]
         if said != _said:
             _said = said
-        _modules = modules
+        _changes = changes
     return _said
 
 

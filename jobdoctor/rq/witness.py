@@ -153,8 +153,9 @@ class Witness:
             self.profiles.load()
         self._answer(0, {job: self.profiles.policy.wants(job) for job in self.profiles.policy.jobs})
         while self._open:
-            gone = self._wait()
-            self._receive()
+            gone, told = self._wait()
+            if told or gone:
+                self._receive()
             if gone:
                 break
             self._tick()
@@ -164,8 +165,8 @@ class Witness:
 
     # -- waiting
 
-    def _wait(self) -> bool:
-        """Until there is something to do; true when the worker is gone."""
+    def _wait(self) -> tuple[bool, bool]:
+        """Until there is something to do: whether the worker is gone, and whether it has said something."""
         due = [watch.due_s() for watch in self.watches.values()]
         if self.writer.waiting:
             due.append(max(0.0, self._retry_s - time.monotonic()))
@@ -176,10 +177,9 @@ class Witness:
         if self.server is not None and not due:
             due.append(max(0.0, self._forked_until_s - time.monotonic()))
         due.append(max(0.0, max(self._observe_s, self._retry_s) - time.monotonic()))
-        ready = self._poll.poll(min(due) * 1000)
-        if self._worker < 0:
-            return os.getppid() != self.setting.worker_pid
-        return any(descriptor == self._worker for descriptor, _ in ready)
+        ready = [descriptor for descriptor, _ in self._poll.poll(min(due) * 1000)]
+        gone = self._worker in ready if self._worker >= 0 else os.getppid() != self.setting.worker_pid
+        return gone, self.line.fileno() in ready
 
     def _tick(self) -> None:
         for watch in self.watches.values():

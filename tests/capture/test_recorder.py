@@ -516,6 +516,8 @@ class TestInFlight:
         assert recording.in_flight(rec.buffer) == recording.InFlight(
             "sql", "SELECT", "SELECT ?", "postgresql://db/app", 1_000, 0
         )
+        assert recording.in_flight(rec.buffer, 1_000) is None  # it did not begin before
+        assert recording.in_flight(rec.buffer, 1_001) == recording.in_flight(rec.buffer)
         read = recording.read(rec.buffer)
         assert read.in_flight is not None
         assert read.in_flight_group is not None

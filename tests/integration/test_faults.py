@@ -148,7 +148,7 @@ def test_a_probe_that_cannot_be_installed(
     stubborn = _Stubborn()
     monkeypatch.setattr(registry, "PROBES", (*registry.PROBES, stubborn))
     # What the probes said in this process before there was this one.
-    monkeypatch.setattr(probing, "_modules", 0)
+    monkeypatch.setattr(probing, "_changes", -1)
     monkeypatch.setattr(probing, "_said", [])
     execution = record(redis_client, jobs.use_redis_slowly, valkey_url, 3, kind=kind)
     assert execution.outcome == "finished"

@@ -29,6 +29,8 @@ class Probe(ABC):
     library: ClassVar[str]
     #: Import names, in the order in which they are patched. Each is patched once, when it is there.
     modules: ClassVar[tuple[str, ...]]
+    #: Counts up with all that changes what a probe's status is.
+    changes: ClassVar[int] = 0
 
     def __init__(self) -> None:
         self.patched: set[str] = set()
@@ -46,8 +48,14 @@ class Probe(ABC):
         try:
             self.patch(module)
             self.patched.add(name)
+            Probe.changes += 1
         except Exception as error:
-            self.failure = f"{name}: {type(error).__name__}: {error}"
+            self.fail(f"{name}: {type(error).__name__}: {error}")
+
+    def fail(self, reason: str) -> None:
+        """It does not work, for this reason."""
+        self.failure = reason
+        Probe.changes += 1
 
     def uninstall(self) -> None:
         """Put every attribute back. One that somebody replaced after us stays theirs: it still calls through."""
@@ -61,6 +69,7 @@ class Probe(ABC):
                 setattr(owner, name, original)
         self.patched.clear()
         self.failure = ""
+        Probe.changes += 1
 
     def replace(self, owner: Any, name: str, make: Callable[[Any], Any], *, own: bool = False) -> None:
         """Replace ``owner.name`` by ``make(original)``. What is absent is left alone; with ``own``, the inherited too.

@@ -119,7 +119,7 @@ class _LateFinder:
                     self._arm(name, spec.loader)
             except Exception as error:
                 for probe in self.waiting[name]:
-                    probe.failure = f"{name} was imported by a loader that cannot be followed: {error}"
+                    probe.fail(f"{name} was imported by a loader that cannot be followed: {error}")
         return spec
 
     def _arm(self, name: str, loader: Any) -> None:
@@ -198,6 +198,11 @@ def uninstall_all() -> None:
             sys.meta_path.remove(_finder)
         for probe in reversed(PROBES):
             probe.uninstall()
+
+
+def changes() -> int:
+    """Counts up with all that changes what ``statuses`` says."""
+    return Probe.changes
 
 
 def statuses() -> list[ProbeStatus]:
