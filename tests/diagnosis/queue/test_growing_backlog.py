@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from jobdoctor.diagnosis.checklist.queue.growing_backlog import GrowingBacklog
 from jobdoctor.diagnosis.rule import NotChecked
-from jobdoctor.model import Finding, TraceRow
+from jobdoctor.model import DepthPoint, Finding, TraceRow
 from tests.builders import EPOCH_NS, SECOND
 from tests.diagnosis.asking import only
 from tests.diagnosis.traffic import MAIL, REPORT, history_of
@@ -67,6 +67,22 @@ def test_fires_on_a_queue_that_fills_twice_as_fast_as_it_is_emptied() -> None:
     # At 300 jobs in the queue, 262 s after the end.
     assert data["late_from_ns"] == pytest.approx(growing()[-1].dequeued_at_ns + 262e9, abs=5e9)
     assert finding.evidence[1].data["points"][-1][1] == 39
+
+
+def test_what_was_sampled_of_the_queue_is_evidence() -> None:
+    """Samples go on where nobody takes a job any more; those of before the stretch are of something else."""
+    points = [DepthPoint(EPOCH_NS + n * 10 * SECOND, max(0, 10 * n), 5.0 * n, 2) for n in range(-3, 12)]
+    evidence = only(ask(growing(), depths={"default": points, "other": points})).evidence
+    assert len(evidence) == 3
+    text, data = evidence[2].text, evidence[2].data
+    assert text == (
+        "Samples of the queue: 0 jobs in line at 2026-01-01 00:00:00 UTC, 110 at 2026-01-01 00:01:50 UTC, "
+        "the oldest 55.0 s old; 2 workers listened then"
+    )
+    assert (data["depth"], data["oldest_ms"], data["listening"]) == (110, 55_000.0, 2)
+    assert data["points"][0] == [0.0, 0.0]
+    assert data["points"][-1] == [110_000.0, 110.0]
+    assert len(only(ask(growing(), depths={"default": points[:5], "other": points})).evidence) == 2
 
 
 def test_a_promise_says_what_too_late_is() -> None:

@@ -37,7 +37,7 @@ from jobdoctor.diagnosis import replays
 from jobdoctor.diagnosis.measure import words_count, words_ms
 from jobdoctor.diagnosis.rule import Limit, NotChecked
 from jobdoctor.diagnosis.waiting import WaitRule, mean_run_ms, mean_wait_ms, queues_of
-from jobdoctor.model import Evidence, Finding, JobHistory, TraceRow
+from jobdoctor.model import DepthPoint, Evidence, Finding, JobHistory, TraceRow
 from jobdoctor.queueing.arrivals import service
 from jobdoctor.queueing.congestion import Congestion, congested_periods
 from jobdoctor.queueing.drain import Cure, Outlook
@@ -45,6 +45,8 @@ from jobdoctor.queueing.growth import trend
 
 _NS_PER_S = 1_000_000_000
 _SLOTS = 10
+#: Samples of the queue, below which they say nothing of its course.
+_LEAST_SAMPLES = 3
 #: A backlog is to be gone within so many times the time in which it grew.
 _IN_TIME = 2.0
 
@@ -255,6 +257,7 @@ class GrowingBacklog(WaitRule):
                     "Jobs left in the queue each time one was taken",
                     {"unit": "jobs", "points": _points(backlog.rows)},
                 ),
+                *_sampled(history.depths.get(backlog.queue, []), backlog),
             ],
         )
 
@@ -296,6 +299,30 @@ def _data(cure: Cure | None) -> dict[str, Any] | None:
         "drained_ms": round(1_000 * cure.drained_s, 1),
         "drained_interval_ms": [round(1_000 * end, 1) for end in cure.interval],
     }
+
+
+def _sampled(points: Sequence[DepthPoint], backlog: _Backlog) -> list[Evidence]:
+    """What workers saw who looked at the queue now and then: also while nobody took anything from it."""
+    from_ns = backlog.rows[0].dequeued_at_ns
+    seen = [point for point in points if point.at_ns >= from_ns]
+    if len(seen) < _LEAST_SAMPLES:
+        return []
+    first, last = seen[0], seen[-1]
+    text = (
+        f"Samples of the queue: {words_count(first.depth)} jobs in line at {words.instant(first.at_ns)}, "
+        f"{words_count(last.depth)} at {words.instant(last.at_ns)}"
+    )
+    if last.oldest_s is not None:
+        text += f", the oldest {words_ms(1_000 * last.oldest_s)} old"
+    data = {
+        "target": f"queue {backlog.queue}",
+        "queue": backlog.queue,
+        "depth": last.depth,
+        "oldest_ms": None if last.oldest_s is None else round(1_000 * last.oldest_s, 1),
+        "listening": last.workers,
+        "points": [[round((point.at_ns - from_ns) / 1e6, 1), float(point.depth)] for point in seen],
+    }
+    return [Evidence("queue", f"{text}; {words.count(last.workers, 'worker')} listened then", data)]
 
 
 def _points(rows: Sequence[TraceRow], most: int = 200) -> list[list[float]]:
