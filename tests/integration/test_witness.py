@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -26,6 +27,8 @@ from jobdoctor import wire
 from jobdoctor.capture.sampler import inherited_bytes
 from jobdoctor.rq import witness_link
 from jobdoctor.rq.recording_state import MEMORIES
+from jobdoctor.store import Store
+from jobdoctor.store.stream import StreamReader
 from tests.integration import death_jobs, jobs
 from tests.integration.recordings import RECORDING, executions, work
 
@@ -266,6 +269,41 @@ def test_an_idle_worker_that_is_killed(redis_client: redis.Redis, valkey_url: st
         worker.wait()
         until(lambda: not alive(witness))
     assert executions(redis_client) == []
+
+
+def test_it_samples_the_queues(redis_client: redis.Redis, valkey_url: str, tmp_path: pathlib.Path) -> None:
+    """How deep all of them are, how old the oldest job is, who listens; while its worker works and while it is idle."""
+    often = "__import__('jobdoctor.rq.queue_observation').rq.queue_observation.__dict__.update(EVERY_S=0.2)"
+    queue, other = (Queue(name, connection=redis_client) for name in ("default", "other"))
+    started, release = tmp_path / "started", tmp_path / "release"
+
+    def newest(name: str) -> Any:
+        entries = redis_client.xrevrange(wire.SAMPLES_KEY, count=1)
+        sample = wire.decode_sample(entries[0][1]) if entries else None
+        return next((each for each in sample.queues if each.queue == name), None) if sample else None
+
+    with running(valkey_url, f"({often} or jobdoctor.Worker)"):
+        queue.enqueue(jobs.wait_for_file, str(started), str(release))
+        until(started.exists)
+        waiting = [queue.enqueue(jobs.nothing) for _ in range(3)]
+        unheard = other.enqueue(jobs.nothing)
+        other.enqueue_in(timedelta(hours=1), jobs.nothing)
+        seen = until(lambda: (found := newest("default")) and found.depth == 3 and found)
+        assert (seen.started, seen.workers) == (1, 1)
+        assert waiting[0].enqueued_at is not None
+        assert seen.oldest_at_ns == pytest.approx(waiting[0].enqueued_at.timestamp() * 1e9, abs=1e3)
+        seen = until(lambda: (found := newest("other")) and found.scheduled and found)
+        assert (seen.depth, seen.workers) == (1, 0)
+        assert unheard.enqueued_at is not None
+        assert seen.oldest_at_ns == pytest.approx(unheard.enqueued_at.timestamp() * 1e9, abs=1e3)
+        release.touch()
+        until(lambda: redis_client.xlen(wire.STREAM_KEY) == 4)
+        until(lambda: newest("default").depth == 0)
+    with Store.open(f"sqlite:///{tmp_path}/store.db") as store, StreamReader(store, valkey_url) as reader:
+        assert reader.collect_samples() >= 2
+        depths = store.depths(0, time.time_ns())
+        assert max(point.depth for point in depths["default"]) == 3
+        assert {point.workers for point in depths["other"]} == {0}
 
 
 def test_a_witness_that_is_killed_again_and_again(
