@@ -208,6 +208,8 @@ def assemble(facts: ExecutionFacts, observation: Observation, recording: Recordi
         imports=_facts(recording, "import", ImportCost),
         gc_ns=recording.gc_ns if recording else 0,
         gc_count=recording.gc_count if recording else 0,
+        gc_full_ns=recording.gc_full_ns if recording else 0,
+        gc_full_count=recording.gc_full_count if recording else None,
         samples=samples,
         rusage=observation.rusage,
         file_io=_fact(recording, "file_io", FileIO),

@@ -55,6 +55,8 @@ from jobdoctor.capture.layout import (
     H_EPOCH,
     H_GC_BODY,
     H_GC_COUNT,
+    H_GC_FULL_COUNT,
+    H_GC_FULL_NS,
     H_GC_NS,
     H_MAGIC,
     H_NOTES,
@@ -156,6 +158,9 @@ class Recording(Struct, frozen=True):
     truncated: bool
     notes_dropped: int = 0
     suppressed: int = 0
+    #: Of ``gc_ns`` and ``gc_count``: collections that looked at every object.
+    gc_full_ns: int = 0
+    gc_full_count: int = 0
     #: The latest instant that the recording knows of.
     last_ns: int = 0
     by_kind: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
@@ -424,6 +429,8 @@ def _read(view: _View) -> Recording:
         gc_ns=words[H_GC_NS],
         gc_count=words[H_GC_COUNT],
         gc_body_ns=words[H_GC_BODY],
+        gc_full_ns=words[H_GC_FULL_NS],
+        gc_full_count=words[H_GC_FULL_COUNT],
         calls=calls,
         overhead_ns=calls * words[H_COST],
         truncated=bool(words[H_TRUNCATED]),

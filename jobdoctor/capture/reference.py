@@ -77,6 +77,8 @@ from jobdoctor.capture.layout import (
     H_EPOCH,
     H_GC_BODY,
     H_GC_COUNT,
+    H_GC_FULL_COUNT,
+    H_GC_FULL_NS,
     H_GC_NS,
     H_MAGIC,
     H_NOTES,
@@ -791,11 +793,14 @@ class PythonRecorder:
             if foreign(error):
                 raise
 
-    def gc_pause(self, ns: int) -> None:
-        """A garbage collection took ``ns``."""
+    def gc_pause(self, ns: int, full: bool = False) -> None:
+        """A garbage collection took ``ns``. ``full``: it looked at every object, not at young ones only."""
         words = self.words
         words[H_GC_NS] += ns
         words[H_GC_COUNT] += 1
+        if full:
+            words[H_GC_FULL_NS] += ns
+            words[H_GC_FULL_COUNT] += 1
         if self.phase in (0, PHASE_INDEX["body"]):
             words[H_GC_BODY] += ns
 

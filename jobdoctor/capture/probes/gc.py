@@ -10,6 +10,7 @@ from jobdoctor.capture import recorder
 from jobdoctor.capture.probes.base import Probe
 
 _clock = time.perf_counter_ns
+_OLDEST = 2
 
 
 class GcProbe(Probe):
@@ -37,12 +38,12 @@ class GcProbe(Probe):
             self._callbacks.remove(self._callback)
         super().uninstall()
 
-    def _collected(self, phase: str, _info: dict[str, int]) -> None:
+    def _collected(self, phase: str, info: dict[str, int]) -> None:
         rec = recorder.current
         if rec is None:
             self._started = 0
         elif phase == "start":
             self._started = _clock()
         elif self._started:
-            rec.gc_pause(_clock() - self._started)
+            rec.gc_pause(_clock() - self._started, info["generation"] == _OLDEST)
             self._started = 0

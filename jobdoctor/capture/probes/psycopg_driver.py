@@ -23,7 +23,7 @@ from jobdoctor.capture.probes.statements import (
     sessions,
     track,
 )
-from jobdoctor.capture.recorder import Call, Recorder, hot
+from jobdoctor.capture.recorder import BATCHED, Call, Recorder, hot
 
 LIBRARY = "psycopg"
 
@@ -50,7 +50,9 @@ def _end(rec: Recorder, cursor: Any, begun: Begun, error: BaseException | None) 
             track(rec, connection, in_transaction(connection))
         else:
             rows = cursor.rowcount
-            call.end(None, rows if rows >= 0 else None, 0, 0, 0, items)
+            # In a pipeline many statements share a round trip.
+            piped = BATCHED if connection.pgconn.pipeline_status else 0
+            call.end(None, rows if rows >= 0 else None, 0, 0, 0, max(items, 1) if piped else items, piped)
             follow(rec, connection, known)
     except Exception as failure:
         begun[0].end(error)

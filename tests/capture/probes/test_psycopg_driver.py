@@ -66,6 +66,18 @@ def test_writes_and_batches(record: Record, postgres_url: str, table: str) -> No
     assert len(recorded.facts("session")) == 1
 
 
+def test_statements_of_a_pipeline_share_their_round_trips(record: Record, postgres_url: str, table: str) -> None:
+    with psycopg.connect(postgres_url) as connection, record() as recorded:
+        with connection.pipeline():
+            for n in range(5):
+                connection.execute("UPDATE probe_orders SET name = %s WHERE id = %s", ("a", n))
+        connection.execute("UPDATE probe_orders SET name = 'b'")
+        connection.rollback()
+    piped, alone = recorded.of("sql", "UPDATE")
+    assert (piped.count, piped.batched, piped.items) == (5, 5, 5)
+    assert (alone.count, alone.batched) == (1, 0)
+
+
 def test_a_copy_is_one_call(record: Record, postgres_url: str, table: str) -> None:
     with psycopg.connect(postgres_url) as connection, record() as recorded:
         cursor = connection.cursor()

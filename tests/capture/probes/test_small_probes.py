@@ -19,11 +19,11 @@ import time
 from collections.abc import Iterator
 from email.message import EmailMessage
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from jobdoctor.capture import probes
-from jobdoctor.capture.probes import imports
 from jobdoctor.capture.probes.subprocesses import program
 from tests.capture.probes.conftest import Record, line
 
@@ -212,14 +212,20 @@ def test_collections(record: Record) -> None:
 
 
 def test_imports_of_the_execution(record: Record, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [1_000_000_000]
+
+    def take_ms(ms: int) -> None:
+        now[0] += ms * 1_000_000
+
+    monkeypatch.setitem(sys.modules, "jd_probe_clock", SimpleNamespace(take_ms=take_ms))
     (tmp_path / "jd_probe_outer.py").write_text(
-        "import time\ntime.sleep(0.02)\nimport jd_probe_inner\nimport jd_probe_quick\n"
+        "import jd_probe_clock\njd_probe_clock.take_ms(20)\nimport jd_probe_inner\nimport jd_probe_quick\n"
     )
-    (tmp_path / "jd_probe_inner.py").write_text("import time\ntime.sleep(0.03)\n")
+    (tmp_path / "jd_probe_inner.py").write_text("import jd_probe_clock\njd_probe_clock.take_ms(30)\n")
     (tmp_path / "jd_probe_quick.py").write_text("")
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr(imports, "NOTED_NS", 15_000_000)  # a busy host takes a millisecond for an empty file
     with record() as recorded:
+        recorded.recorder.clock = lambda: now[0]
         importlib.import_module("jd_probe_outer")
         import jd_probe_inner  # type: ignore[import-not-found]  # noqa: F401
 
@@ -231,9 +237,8 @@ def test_imports_of_the_execution(record: Record, tmp_path: Path, monkeypatch: p
     assert "jd_probe_quick" not in notes
     outer, inner = notes["jd_probe_outer"], notes["jd_probe_inner"]
     assert (outer["depth"], inner["depth"]) == (0, 1)
-    assert outer["total_ns"] > 50_000_000
-    assert 20_000_000 <= outer["self_ns"] < outer["total_ns"] - 30_000_000
-    assert inner["self_ns"] >= 30_000_000
+    assert (outer["total_ns"], outer["self_ns"]) == (50_000_000, 20_000_000)
+    assert (inner["total_ns"], inner["self_ns"]) == (30_000_000, 30_000_000)
 
 
 def test_everything_is_put_back() -> None:

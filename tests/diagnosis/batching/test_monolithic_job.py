@@ -92,13 +92,19 @@ def test_a_number_that_grows_with_the_input_is_surer() -> None:
 
 @pytest.mark.parametrize(("run_ms", "fires"), [(89_999, False), (90_000, True)])
 def test_just_below_half_of_the_timeout(run_ms: float, fires: bool) -> None:
-    assert bool(found(loop(), run_ms=run_ms)) is fires
+    assert (only(found(loop(), run_ms=run_ms)).severity == "warning") is fires
 
 
 @pytest.mark.parametrize("timeout_s", [3_600.0, None, -1.0])
 @pytest.mark.parametrize(("run_ms", "fires"), [(299_999, False), (300_000, True)])
 def test_just_below_five_minutes(run_ms: float, timeout_s: float | None, fires: bool) -> None:
-    assert bool(found(loop(stretch_ms=290_000), run_ms=run_ms, timeout_s=timeout_s)) is fires
+    (finding,) = found(loop(stretch_ms=290_000), run_ms=run_ms, timeout_s=timeout_s)
+    assert (finding.severity == "warning") is fires
+
+
+@pytest.mark.parametrize(("run_ms", "severity"), [(9_999, []), (10_000, ["info"]), (89_999, ["info"])])
+def test_what_outlives_the_pause_before_a_kill_is_remarked(run_ms: float, severity: list[str]) -> None:
+    assert [each.severity for each in found(loop(stretch_ms=9_000 * run_ms / 10_000), run_ms=run_ms)] == severity
 
 
 @pytest.mark.parametrize(("run_ms", "fires"), [(999, False), (1_000, True)])

@@ -228,3 +228,10 @@ def test_a_deferred_field_is_to_be_loaded_with_its_row() -> None:
     advice = only(ask(NPlusOneQuery, alike(raw, run_ms=1_000))).recommendation
     assert "defer() or only()" in advice.text
     assert "select_related" not in advice.snippet
+
+
+@pytest.mark.parametrize(("relationship", "fires"), [("Supplier.parts", True), ("", False)])
+def test_a_lazy_load_is_no_scan_however_many_rows_belong_to_each_object(relationship: str, fires: bool) -> None:
+    shape = "SELECT parts.id FROM parts WHERE parts.supplier_id = ?"
+    loads = make_group(fingerprint=shape, count=41, rows=6_150, ms=200, relationship=relationship)
+    assert bool(ask(NPlusOneQuery, alike(loads, run_ms=500))) is fires

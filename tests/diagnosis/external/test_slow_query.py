@@ -89,3 +89,21 @@ def test_the_whole_finding() -> None:
     assert f"EXPLAIN (ANALYZE, BUFFERS) {shape};" in finding.recommendation.snippet
     assert "CREATE INDEX ON orders (customer_email);" in finding.recommendation.snippet
     assert finding.evidence[1].text == "It gives 3 rows: what it reads for them, its plan tells"
+
+
+@pytest.mark.parametrize(
+    ("verb", "effect", "rows", "ms", "fires"),
+    [
+        ("INSERT", "write", 4_000, 399, False),
+        ("INSERT", "write", 4_000, 401, True),
+        ("INSERT", "write", 999, 110, True),
+        ("SELECT", "read", 20_000, 399, False),
+        ("SELECT", "read", 20_000, 401, True),
+    ],
+)
+def test_many_rows_as_quick_as_rows_are_make_no_statement_slow(
+    verb: str, effect: str, rows: int, ms: float, fires: bool
+) -> None:
+    shape = "INSERT INTO archive SELECT * FROM orders" if verb == "INSERT" else "SELECT * FROM orders"
+    group = make_group(ms=ms, operation=verb, effect=effect, rows=rows, fingerprint=shape)
+    assert bool(ask(SlowQuery, alike(group, run_ms=500))) is fires

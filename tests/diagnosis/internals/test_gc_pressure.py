@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from msgspec.structs import replace
 
 from jobdoctor.diagnosis.checklist.internals.gc_pressure import GcPressure
 from jobdoctor.diagnosis.rule import NotChecked
@@ -34,6 +35,26 @@ def test_collections_that_came_by_themselves_are_only_remarked() -> None:
 def test_one_collection_at_the_end_is_only_remarked() -> None:
     assert only(ask(GcPressure, collecting(120, count=2))).severity == "info"
     assert only(ask(GcPressure, collecting(120, count=3))).severity == "warning"
+
+
+@pytest.mark.parametrize(("full", "full_ms", "severity"), [(1, 130, "info"), (2, 130, "info"), (3, 130, "warning")])
+def test_a_full_collection_or_two_among_young_ones_are_no_loop(full: int, full_ms: float, severity: str) -> None:
+    """In a forked horse one copies every page that it looks at: the mean pause is that one's, not the others'."""
+    told = [replace(each, gc_full_count=full, gc_full_ns=int(full_ms * MS)) for each in collecting(150, 300, count=17)]
+    finding = only(ask(GcPressure, told))
+    assert finding.severity == severity
+    assert ("out of the loop" in finding.recommendation.text) is (severity == "warning")
+    assert "reeze what the worker has imported" in finding.recommendation.text
+
+
+def test_young_collections_beside_a_full_one_are_judged_by_themselves() -> None:
+    def told(full_ms: float) -> list[Execution]:
+        return [
+            replace(each, gc_full_count=1, gc_full_ns=int(full_ms * MS)) for each in collecting(300, 500, count=400)
+        ]
+
+    assert only(ask(GcPressure, told(99))).severity == "warning"
+    assert only(ask(GcPressure, told(101))).severity == "info"
 
 
 def test_fires_at_the_limit() -> None:

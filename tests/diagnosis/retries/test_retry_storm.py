@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from msgspec.structs import replace
 
 from jobdoctor.diagnosis.checklist.retries.retry_storm import RetryStorm
 from jobdoctor.diagnosis.rule import NotChecked
@@ -64,6 +65,16 @@ def test_a_fixed_pause_brings_the_retries_of_an_outage_together() -> None:
     finding = only(ask(outage, execution=policy(60)))
     assert "12 retries of different jobs came within" in finding.title
     assert "60 s" in finding.evidence[0].text
+
+
+def test_a_pause_that_the_scheduler_cut_short_is_one() -> None:
+    """`Retry(interval=1)` is due at the next whole second: less than a second may be left of it."""
+    rows = [
+        replace(each, scheduled=each.attempt > 1)
+        for n in range(12)
+        for each in attempts(f"job-{n}", ("retried", "retried"), at=0.01 * n, pauses=(0.9,))
+    ]
+    assert "12 retries of different jobs came within" in only(ask(rows, execution=policy(1))).title
 
 
 def test_nine_together_are_below_the_limit() -> None:

@@ -78,6 +78,16 @@ def test_one_variant_from_one_line_is_only_remarked() -> None:
     assert only(ask(rows)).severity == "info"
 
 
+@pytest.mark.parametrize(
+    ("wait", "order", "severity"),
+    [(0.0, "abcdabcdabcd", "info"), (0.0, "abcdabdcabcd", "warning"), (30.0, "abcdabcdabcd", "warning")],
+    ids=["a sweep", "no order", "while the one before waits"],
+)
+def test_a_line_that_goes_round_is_only_remarked(wait: float, order: str, severity: str) -> None:
+    rows = [enqueue(0.3 * n + 0.05 * (n % 3), f"shop-{of}", wait=wait, run=0.05) for n, of in enumerate(order)]
+    assert only(ask(rows)).severity == severity
+
+
 def test_changed_results_are_new_work() -> None:
     rows = [enqueue(100 * n + 3 * k, f"p-{n}", result_digest=f"r-{n}-{k}") for n in range(8) for k in range(3)]
     assert ask(rows) == []

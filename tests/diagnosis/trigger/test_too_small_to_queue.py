@@ -101,3 +101,16 @@ def test_a_failed_probe_leaves_it_open() -> None:
     assert (check.status, found) == ("not_checked", [])
     assert "psycopg" in str(check.reason)
     assert run_rule(TooSmallToQueue(), make_history(small(4)))[0].status == "not_checked"
+
+
+def test_a_busy_host_makes_no_work_of_it() -> None:
+    """What the body waited for a processor is not its work, and never all of it."""
+    waits = {"fork": 6, "persist": 2, "cpu": 0.5, "cpu_wait": 20}
+    body = Phase("body", 5 * MS, 20 * MS)
+    busy = [
+        make_execution(at_ms=1_000 * n, run_ms=60, phases=[body], ledger=waits) if n % 3 == 0 else each
+        for n, each in enumerate(small(9))
+    ]
+    assert only(ask(busy)).title.startswith("0.50 ms of work")
+    asleep = [make_execution(at_ms=1_000 * n, run_ms=60, phases=[body], ledger={"cpu": 0.5}) for n in range(9)]
+    assert ask(asleep) == [], "15 ms of who knows what"

@@ -40,7 +40,7 @@ class CommitPerRow(TimeRule):
     step = "batching"
     kind = "batch"
     needs = ("sql",)
-    related_to = ("JD405", "JD501")
+    related_to = ("JD405", "JD501", "JD205")
 
     commits = Limit(10, "calls", "commits from one line, for each execution", "own: as for queries")
     writes_per_commit = Limit(
@@ -50,12 +50,7 @@ class CommitPerRow(TimeRule):
         0.5, "rows", "rows written for each commit below which commits end reads only", "own"
     )
     batch_size = Limit(500, "items", "items that one commit takes", "own: chunks that lose little when they fail")
-    least_ms = Limit(
-        0.3,
-        "ms",
-        "saving below which nothing is said",
-        "own: 50 calls of 6 us, SQLite's; across a network the same 50 take 50 ms and more",
-    )
+    least_ms = round_trips.LEAST_MS
 
     def check(self, history: JobHistory) -> Iterator[Finding]:
         executions = measure.typical(history)

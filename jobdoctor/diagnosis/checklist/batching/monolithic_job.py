@@ -3,7 +3,8 @@
 ## What it looks for
 
 Executions that take a large part of their timeout, or minutes, and most of that in one loop: calls from one line, one
-or a few for each of many items, from near the beginning of the job to near its end.
+or a few for each of many items, from near the beginning of the job to near its end. Shorter ones that outlive the pause
+which a deploy leaves them (`remark_s`) are only remarked.
 
 ## Why it costs time
 
@@ -29,7 +30,7 @@ from collections.abc import Iterator
 from jobdoctor.diagnosis import measure, round_trips
 from jobdoctor.diagnosis.measure import Calls, words_count, words_ms, words_share
 from jobdoctor.diagnosis.rule import Limit, Rule
-from jobdoctor.model import Evidence, Finding, JobHistory, SpanGroup
+from jobdoctor.model import Evidence, Finding, JobHistory, Severity, SpanGroup
 from jobdoctor.queueing.workers import seen_workers
 
 _ITEMS = frozenset({"sql", "http", "redis", "file", "mail", "subprocess"})
@@ -50,6 +51,12 @@ class MonolithicJob(Rule):
         "own: twice the items, and it is cut; 90 s of RQ's 180 s",
     )  # fmt: skip
     long_s = Limit(300, "s", "run that is long whatever the timeout", "alerts of the field: a worker silent for 5 min")
+    remark_s = Limit(
+        10,
+        "s",
+        "run from which the loop is remarked, while it is not long yet",
+        "`docker stop` kills after 10 s: a deploy",
+    )
     least_s = Limit(1, "s", "run below which it is not long whatever the timeout", "own: a hundred forks")
     items = Limit(20, "items", "calls of the loop for each execution, below which it is no loop over many", "own")
     loop_share = Limit(
@@ -65,7 +72,8 @@ class MonolithicJob(Rule):
         timeout_s = min(timeouts) if timeouts else math.inf
         if run_s < self.limits.least_s:
             return
-        if run_s < self.limits.timeout_share * timeout_s and run_s < self.limits.long_s:
+        is_long = run_s >= min(self.limits.timeout_share * timeout_s, self.limits.long_s)
+        if not is_long and run_s < self.limits.remark_s:
             return
         loops = [
             calls
@@ -74,7 +82,8 @@ class MonolithicJob(Rule):
         ]
         if loops:
             # An item may make several calls: the fewest of those that go through all of the job are the items.
-            yield self._describe(history, min(loops, key=lambda calls: calls.count), run_s, timeout_s)
+            severity: Severity = "warning" if is_long else "info"
+            yield self._describe(history, min(loops, key=lambda calls: calls.count), run_s, timeout_s, severity)
 
     def _runs_through(self, calls: Calls) -> bool:
         if measure.mostly_concurrent(calls):
@@ -82,7 +91,9 @@ class MonolithicJob(Rule):
         stretch = sum(measure.stretch_ns(group) for group in calls.groups) / calls.executions / measure.NS_PER_MS
         return stretch >= self.limits.loop_share * measure.body_ms(calls.owners)
 
-    def _describe(self, history: JobHistory, calls: Calls, run_s: float, timeout_s: float) -> Finding:
+    def _describe(
+        self, history: JobHistory, calls: Calls, run_s: float, timeout_s: float, severity: Severity
+    ) -> Finding:
         first = calls.first
         growth = round_trips.growth(calls)
         slice_s = min(self.limits.slice_s, self.limits.slice_share * timeout_s)
@@ -111,7 +122,7 @@ class MonolithicJob(Rule):
         )
         evidence.append(measure.execution_evidence(calls.largest_execution, "The longest loop"))
         return self.finding(
-            severity="warning",
+            severity=severity,
             confidence=0.9 if growth.proven else 0.8,
             title=f"One execution of {words_ms(whole_ms)}{of_timeout} for {words_count(calls.count)} items, one after "
             f"the other",

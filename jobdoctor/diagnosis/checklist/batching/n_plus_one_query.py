@@ -53,7 +53,7 @@ class NPlusOneQuery(TimeRule):
     step = "batching"
     kind = "batch"
     needs = ("sql",)
-    related_to = ("JD404",)
+    related_to = ("JD404", "JD205")
 
     calls = Limit(
         10,
@@ -73,12 +73,7 @@ class NPlusOneQuery(TimeRule):
     batch_size = Limit(
         500, "items", "values that one IN query takes", "SQLAlchemy's selectinload() sends 500 keys with each query"
     )
-    least_ms = Limit(
-        0.3,
-        "ms",
-        "saving below which nothing is said",
-        "own: 50 calls of 6 us, SQLite's; across a network the same 50 take 50 ms and more",
-    )
+    least_ms = round_trips.LEAST_MS
 
     def check(self, history: JobHistory) -> Iterator[Finding]:
         executions = measure.typical(history)
@@ -104,6 +99,8 @@ class NPlusOneQuery(TimeRule):
 
     def _scans(self, calls: Calls) -> bool:
         """Whether each call fetches a chunk: paging, a keyset scan, or many rows."""
+        if calls.first.relationship:  # a lazy load asks for one object's rows, however many those are
+            return False
         rows = calls.rows_per_call
         shape = calls.first.fingerprint
         if _PAGED.search(shape):

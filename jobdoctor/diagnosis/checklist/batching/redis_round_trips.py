@@ -77,12 +77,7 @@ class RedisRoundTrips(TimeRule):
         10, "calls", "of these, from one of the function's lines: the sign of a loop", "own: as for queries"
     )
     batch_size = Limit(1_000, "commands", "commands that one pipeline takes", "redis-py and Redis docs: some thousands")
-    least_ms = Limit(
-        0.3,
-        "ms",
-        "saving below which nothing is said",
-        "own: 50 calls of 6 us, SQLite's; across a network the same 50 take 50 ms and more",
-    )
+    least_ms = round_trips.LEAST_MS
 
     def check(self, history: JobHistory) -> Iterator[Finding]:
         executions = measure.typical(history)

@@ -52,12 +52,7 @@ class RepeatedQuery(TimeRule):
         "own: perf-sentinel says redundant from 2; a job that asks 3 times loses nothing worth a line",
     )
     repeated_share = Limit(0.5, "share", "such queries among all of this shape and line", "own: most of them")
-    least_ms = Limit(
-        0.3,
-        "ms",
-        "saving below which nothing is said",
-        "own: 50 calls of 6 us, SQLite's; across a network the same 50 take 50 ms and more",
-    )
+    least_ms = round_trips.LEAST_MS
 
     def check(self, history: JobHistory) -> Iterator[Finding]:
         executions = measure.typical(history)

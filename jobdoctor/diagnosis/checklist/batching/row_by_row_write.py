@@ -43,7 +43,7 @@ class RowByRowWrite(TimeRule):
     step = "batching"
     kind = "batch"
     needs = ("sql",)
-    related_to = ("JD406", "JD501", "JD504")
+    related_to = ("JD406", "JD501", "JD504", "JD205")
 
     calls = Limit(
         10, "calls", "single-row writes of one shape from one line, for each execution", "own: as for queries"
@@ -52,12 +52,7 @@ class RowByRowWrite(TimeRule):
     batch_size = Limit(
         1_000, "rows", "rows that one statement takes", "SQLAlchemy's insertmanyvalues takes 1,000 rows with each"
     )
-    least_ms = Limit(
-        0.3,
-        "ms",
-        "saving below which nothing is said",
-        "own: 50 calls of 6 us, SQLite's; across a network the same 50 take 50 ms and more",
-    )
+    least_ms = round_trips.LEAST_MS
 
     def check(self, history: JobHistory) -> Iterator[Finding]:
         executions = measure.typical(history)

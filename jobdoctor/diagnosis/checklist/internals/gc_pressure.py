@@ -80,21 +80,19 @@ class GcPressure(TimeRule):
         pauses = measure.mean(each.gc_count for each in executions)
         pause = measure.ledger_ms(executions, "gc") / pauses if pauses else 0.0
         count = pauses * own_share
-        full = pause >= self.limits.full_ms and count >= self.limits.full_calls
+        lone = self._in_lone_full_ones(executions)
+        full = lone is None and pause >= self.limits.full_ms and count >= self.limits.full_calls
         most = max(executions, key=_collecting_ms)
         saving = _saving(spent, measure.with_waits(executions, spent), full)
+        natural = (1 - (lone or 0.0)) * spent
         return self.finding(
-            severity=self.severity(0.8 * spent, own) if full or spent >= self.limits.natural_ms else "info",
+            severity=self.severity(0.8 * spent, own) if full or natural >= self.limits.natural_ms else "info",
             confidence=0.85,
             title=f"{words_ms(spent)} of garbage collection ({words_share(measure.share(spent, own))} of the function) "
             f"in {words_count(count)} collections",
             cost_ms=max(spent, saving[1]),
             saving=saving,
-            text="Take gc.collect() out of the loop, and freeze what the worker has imported. Full collections then "
-            "come seldom, and leave the framework's objects alone"
-            if full
-            else "Switch the collector off while the objects are built, or raise its threshold. Reference counting "
-            "frees all but cycles without it",
+            text=_LOOPED if full else _FREEZE if lone is not None and lone >= 0.5 else _SWITCH_OFF,
             snippet=_snippet(full, executions[0].job.rpartition(".")[2]),
             evidence=[
                 Evidence(
@@ -107,6 +105,28 @@ class GcPressure(TimeRule):
                 measure.execution_evidence(most, "Longest in collections"),
             ],
         )
+
+    def _in_lone_full_ones(self, executions: Sequence[Execution]) -> float | None:
+        """Share of the collections' time in full ones that come by themselves: so few are no loop of gc.collect(). None
+        when they are more, or were not told apart."""
+        told = [each for each in executions if each.gc_full_count is not None and each.gc_ns]
+        if not told or measure.mean(each.gc_full_count or 0 for each in told) >= self.limits.full_calls:
+            return None
+        return measure.share(sum(each.gc_full_ns for each in told), sum(each.gc_ns for each in told))
+
+
+_LOOPED = (
+    "Take gc.collect() out of the loop, and freeze what the worker has imported. Full collections then come seldom, "
+    "and leave the framework's objects alone"
+)
+_FREEZE = (
+    "Freeze what the worker has imported. A full collection looks at every object of the process, and a forked work "
+    "horse copies the memory of each one that it looks at"
+)
+_SWITCH_OFF = (
+    "Switch the collector off while the objects are built, or raise its threshold. Reference counting frees all but "
+    "cycles without it"
+)
 
 
 def _saving(spent: float, gone: float, full: bool) -> tuple[float, float, float]:

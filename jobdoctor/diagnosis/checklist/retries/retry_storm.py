@@ -84,7 +84,7 @@ class RetryStorm(TimeRule):
             (before, after)
             for chain in attempts
             for before, after, gap in chain.gaps_ns()
-            if gap < self.limits.at_once_ms * _NS_PER_MS
+            if self._came_at_once(after, gap)
         ]
         wasted = [after for _, after in at_once if after.outcome in FAILING]
         if len(wasted) >= self.limits.min_wasted and len(wasted) >= self.limits.min_wasted_share * len(at_once):
@@ -94,15 +94,14 @@ class RetryStorm(TimeRule):
         if len(together) >= self.limits.min_together and _constant_intervals(history):
             yield self._without_jitter(history, retries, together)
 
+    def _came_at_once(self, retry: TraceRow, gap_ns: int) -> bool:
+        """A retry that waited in the scheduler's registry had a pause, of which whole seconds may leave little."""
+        return gap_ns < self.limits.at_once_ms * _NS_PER_MS and not retry.scheduled
+
     def _together(self, attempts: Sequence[Chain]) -> list[TraceRow]:
         """The largest set of retries, of different jobs, that were enqueued within ``together_ms``."""
         paused = sorted(
-            (
-                after
-                for chain in attempts
-                for _, after, gap in chain.gaps_ns()
-                if gap >= self.limits.at_once_ms * _NS_PER_MS
-            ),
+            (after for chain in attempts for _, after, gap in chain.gaps_ns() if not self._came_at_once(after, gap)),
             key=lambda row: row.enqueued_at_ns,
         )
         best: list[TraceRow] = []

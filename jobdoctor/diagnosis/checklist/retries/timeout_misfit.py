@@ -4,7 +4,8 @@
 
 Two misfits. Executions that ended in RQ's timeout while others of the same job need nearly as long: the timeout cuts
 what would have succeeded. And a timeout that is far above anything the job was ever seen to need, where a stuck
-execution would matter: it is at least ten minutes and fifty times the longest run of twenty or more.
+execution would matter: it is at least ten minutes and fifty times the longest run of twenty or more; the fewer were
+seen, the more times.
 
 ## Why it costs time
 
@@ -57,7 +58,10 @@ class TimeoutMisfit(Rule):
     loose_factor = Limit(
         50, "times", "timeout over the longest run from which it is loose", "own: RQ's 180 s on a job of 3 s are fine"
     )
-    loose_executions = Limit(20, "executions", "executions that must have been seen for it", "own")
+    loose_executions = Limit(
+        20, "executions", "executions that say how long it takes; with fewer, loose_factor grows by their square", "own"
+    )
+    loose_fewest = Limit(5, "executions", "executions below which nothing is said of it", "own: 16 times loose_factor")
 
     def check(self, history: JobHistory) -> Iterable[Finding]:
         cut = [each for each in history.executions if each.outcome == "timeout" or _killed_by_timeout(each)]
@@ -66,11 +70,13 @@ class TimeoutMisfit(Rule):
             yield self._too_short(history, cut, number)
             return
         timeouts = [each.timeout_s for each in history.executions if each.timeout_s and each.timeout_s > 0]
-        if not timeouts or history.run_ms.count < self.limits.loose_executions:
+        seen = history.run_ms.count
+        if not timeouts or seen < self.limits.loose_fewest:
             return
         usual = Counter(timeouts).most_common(1)[0][0]
         longest_s = max(history.run_ms.max, 1.0) / 1_000
-        if usual >= self.limits.loose_s and usual >= self.limits.loose_factor * longest_s:
+        factor = self.limits.loose_factor * max(1.0, self.limits.loose_executions / seen) ** 2
+        if usual >= self.limits.loose_s and usual >= factor * longest_s:
             yield self._too_long(history, usual, longest_s)
 
     def _too_short(self, history: JobHistory, cut: Sequence[Execution], number: int) -> Finding:

@@ -20,7 +20,8 @@ first is there. Or debounce: remember in Redis that it was enqueued a moment ago
 
 When the arguments are the same but the world has changed in between and each change must be seen: then a debounce
 that runs once after the last change does it, too. When the executions come from a test that enqueues one job over and
-over: with a single variant from a single line the rule only remarks it.
+over: with a single variant from a single line the rule only remarks it. So it does where one line goes round a fixed
+set of variants, each enqueued again only after all others and after its own run: a sweep.
 """
 
 from __future__ import annotations
@@ -116,7 +117,7 @@ class DuplicateEnqueues(TimeRule):
         surely = busy_ms(certain) / len(known)
         lines = Counter(row.trigger_callsite for row in repeated if row.trigger_callsite)
         sources = {(row.trigger_callsite, row.parent_job) for row in known}
-        one_of_a_kind = len(variants) == 1 and len(sources) <= 1
+        one_of_a_kind = len(sources) <= 1 and (len(variants) == 1 or (not certain and _sweeps(known, len(variants))))
         severity = "info" if one_of_a_kind else self.severity(cost, busy_ms(known) / len(known))
         most = max(variants.values(), key=len)
         total = busy_ms(known)
@@ -164,3 +165,11 @@ class DuplicateEnqueues(TimeRule):
                 )
             ],
         )
+
+
+def _sweeps(known: Sequence[TraceRow], variants: int) -> bool:
+    """Whether the enqueues go round the variants, in the same order each time."""
+    order = [row.args_hash for row in sorted(known, key=lambda row: (row.created_at_ns, row.dequeued_at_ns))]
+    return len(order) >= 2 * variants and all(
+        before == again for before, again in zip(order, order[variants:], strict=False)
+    )
