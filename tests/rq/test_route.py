@@ -96,7 +96,8 @@ class Ways:
         return job
 
     def requeued_after_retries(self) -> Job:
-        job = self.queue.enqueue(failing, retry=Retry(max=1))
+        # Stamped, so that the number of its attempt is known.
+        job = self.queue.enqueue(failing, retry=Retry(max=1), meta={"jobdoctor": {"k": "code", "m": 1}})
         self.run()
         Job.fetch(job.id, connection=self.client).requeue()
         return job
