@@ -204,6 +204,9 @@ def _from_file(name: str, changes: list[Change]) -> tuple[Baseline, list[Change]
     except OSError as error:
         raise ConfigError(f"cannot read {name}: {error.strerror}", "give a CSV file") from None
     given = [change for change in changes if isinstance(change, Workers)]
+    twice = [change for place, change in enumerate(given) if change.queues in [each.queues for each in given[:place]]]
+    if twice:
+        raise ConfigError(f"--workers {','.join(twice[0].queues)} is given 2 times", "give it once")
     heard = {queue for change in given for queue in change.queues}
     unheard = [queue for queue in traffic.queues if queue not in heard]
     if unheard:

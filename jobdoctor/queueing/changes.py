@@ -20,6 +20,10 @@ FAST, SLOW = "-fast", "-slow"
 
 #: Names that a message lists.
 _NAMED = 8
+#: What a replay takes, in workers and in jobs: some seconds, and some GB.
+MOST_WORKERS, MOST_JOBS = 10_000, 5_000_000
+#: A factor beyond is a slip of the pen.
+_MOST_TIMES = 1_000.0
 #: A copy of the traffic comes so many mean gaps later, so that a burst does not fall on itself, and the day's course
 #: stays what it was.
 _SHIFT_GAPS = 25
@@ -99,9 +103,12 @@ def check(changes: Sequence[Change]) -> None:
     split = {change.queue for change in changes if isinstance(change, Split)}
     for change in changes:
         seen[_subject(change)] += 1
-        if isinstance(change, Speedup | Rate) and not 0 < change.factor < inf:
+        if isinstance(change, Speedup | Rate) and not 0 < change.factor <= _MOST_TIMES:
             what = "time" if isinstance(change, Speedup) else "number"
-            raise ConfigError(f"{change}: the factor is not above 0", f"give the {what} as a factor, such as 0.5 or 2")
+            beyond = "not above 0" if not change.factor > 0 else f"above {_MOST_TIMES:,.0f}"
+            raise ConfigError(f"{change}: the factor is {beyond}", f"give the {what} as a factor, such as 0.5 or 2")
+        if isinstance(change, Workers | Reserve) and change.number > MOST_WORKERS:
+            raise ConfigError(f"{change}: more than {MOST_WORKERS:,} workers", "give fewer: a replay has no more")
         if isinstance(change, Workers) and change.number < 0:
             raise ConfigError(f"{change}: fewer than no workers", "give 0 or more")
         if isinstance(change, Reserve) and change.number < 1:
@@ -116,6 +123,15 @@ def check(changes: Sequence[Change]) -> None:
     for (kind, name), number in seen.items():
         if number > 1:
             raise ConfigError(f"--{kind} {name} is given {number} times", "give it once")
+    staffed = [change for change in changes if isinstance(change, Workers)]
+    for alone in (change for change in staffed if len(change.queues) == 1):
+        for within in staffed:
+            if len(within.queues) > 1 and alone.queues[0] in within.queues:
+                raise ConfigError(
+                    f"{alone} and {within} both say how many listen to {alone.queues[0]}",
+                    "give the whole lists, such as --workers high,default=2, or the one queue alone; --reserve adds "
+                    "workers for one queue",
+                )
 
 
 def _subject(change: Change) -> tuple[str, str]:
@@ -208,6 +224,11 @@ def _multiplied(traffic: Traffic, job: int, factor: float) -> Traffic:
     linked = {link.to: index for index, links in traffic.links.items() for link in links}
     # Retries and children of the job follow their root.
     roots = [index for index in roots if not _descends(traffic, linked, index, job)]
+    if factor * len(roots) > MOST_JOBS:
+        raise ConfigError(
+            f"--rate {traffic.jobs[job]}={factor:g}: that makes {factor * len(roots):,.0f} jobs of {len(roots):,}",
+            f"give a smaller factor, or a shorter window (--since): a replay has at most {MOST_JOBS:,}",
+        )
     copies, part = divmod(factor, 1.0)
     keep: set[int] | None = None
     if copies == 0:
@@ -383,9 +404,10 @@ def _check_heard(traffic: Traffic, pools: Sequence[Pool]) -> None:
         name = traffic.queues[number]
         if name not in heard:
             known = ", ".join(sorted(heard)[:_NAMED]) or "none"
+            close = meant(name, sorted(heard))
             raise ConfigError(
                 f"nobody listens to queue {name!r}; queues with workers: {known}",
-                f"add workers to it, such as --workers {name}=1",
+                (f"{close} Or add" if close else "add") + f" workers to it, such as --workers {name}=1",
             )
 
 

@@ -22,10 +22,11 @@ from heapq import heappop, heappush
 from typing import NamedTuple
 
 from jobdoctor.errors import ConfigError
+from jobdoctor.queueing.bootstrap import quantile
 from jobdoctor.queueing.changes import FAST, Change, Move, Reserve, Speedup, Split, Workers, apply, named
 from jobdoctor.queueing.replay import replay
 from jobdoctor.queueing.traffic import Traffic
-from jobdoctor.queueing.whatif import Baseline, missing
+from jobdoctor.queueing.whatif import SLO_SHARE, Baseline, missing
 
 _MOVE, _SPLIT, _WORKER = 1.0, 2.0, 3.0
 _SPEEDUPS = ((0.75, 5.0), (0.5, 7.0), (0.25, 10.0))
@@ -46,13 +47,23 @@ class Tried(NamedTuple):
     missed: tuple[str, ...]  # jobs
 
 
+class Hopeless(NamedTuple):
+    """A job whose run alone takes longer than it promises, with any change that is tried. In s."""
+
+    job: str
+    run_p95: float
+    slo_s: float
+
+
 class Found(NamedTuple):
-    """``changes`` None: nothing that was tried keeps all promises; ``nearest`` then misses fewest."""
+    """``changes`` None: nothing that was tried keeps all promises; ``nearest`` then misses fewest, beside those of the
+    ``hopeless``, which nothing keeps."""
 
     changes: tuple[Change, ...] | None
     nearest: tuple[Change, ...]
     tried: list[Tried]
     exhausted: bool  # all candidates were tried
+    hopeless: tuple[Hopeless, ...] = ()
 
 
 class _Option(NamedTuple):
@@ -76,10 +87,12 @@ def find(
             "give --slo JOB=30s, or write them under [tool.jobdoctor.slo_ms]",
         )
     given = [named(base.traffic, change) for change in given]
+    hopeless = _hopeless(base, given, slos_s)
+    slos_s = {job: slo_s for job, slo_s in slos_s.items() if all(job != each.job for each in hopeless)}
     late = _missed(base, given, slos_s)
     tried = [Tried(tuple(given), 0.0, late)]
     if not late:
-        return Found(tuple(given), tuple(given), tried, True)
+        return Found(None if hopeless else tuple(given), tuple(given), tried, True, hopeless)
     options = sorted(_options(base, late, given), key=lambda option: (option.cost, str(option.changes)))
     budget = min(most, max(10, MOST_JOBS_REPLAYED // max(1, len(base.traffic))))
     queue: list[tuple[float, int, tuple[int, ...]]] = []
@@ -97,7 +110,7 @@ def find(
         if progress is not None:
             progress(len(tried), budget)
         if not missed:
-            return Found(changes, changes, tried, False)
+            return Found(None if hopeless else changes, changes, tried, False, hopeless)
         if len(missed) < len(best.missed):
             best = tried[-1]
         if depth < _DEPTH:
@@ -105,7 +118,18 @@ def find(
             for index in range(chosen[-1] + 1, len(options)):
                 if options[index].subject not in subjects:
                     heappush(queue, (cost + options[index].cost, depth + 1, (*chosen, index)))
-    return Found(None, best.changes, tried, not queue)
+    return Found(None, best.changes, tried, not queue, hopeless)
+
+
+def _hopeless(base: Baseline, given: Sequence[Change], slos_s: Mapping[str, float]) -> tuple[Hopeless, ...]:
+    traffic, _ = apply(base.traffic, base.pools, given)
+    times: dict[str, list[float]] = {job: [] for job in slos_s}
+    for job, service in zip(traffic.job, traffic.service, strict=True):
+        if traffic.jobs[job] in times:
+            times[traffic.jobs[job]].append(service)
+    least = min(factor for factor, _ in _SPEEDUPS)
+    found = [Hopeless(job, quantile(sorted(own), SLO_SHARE), slos_s[job]) for job, own in times.items()]
+    return tuple(each for each in found if least * each.run_p95 > each.slo_s)
 
 
 def _missed(base: Baseline, changes: Sequence[Change], slos_s: Mapping[str, float]) -> tuple[str, ...]:

@@ -1,9 +1,10 @@
-"""Traffic from CSV: ``arrival_s,job,service_s`` and, where there are several queues, ``queue``."""
+"""Traffic from CSV: ``arrival_s,job,service_s`` and, where there are several queues, ``queue``; also with ; and tabs."""
 
 from __future__ import annotations
 
 import csv
 from collections.abc import Iterable
+from itertools import chain
 from math import isfinite
 
 from jobdoctor.errors import ConfigError
@@ -20,8 +21,11 @@ def read(lines: Iterable[str], name: str) -> Traffic:
     ConfigError for missing columns, for what is no number or is negative, for arrivals that are not in order, and for
     a file without jobs.
     """
-    rows = csv.reader(lines)
+    remaining = iter(lines)
+    rows = csv.reader(remaining)
     try:
+        first = next(remaining, "")
+        rows = csv.reader(chain([first], remaining), delimiter=max(",;\t", key=first.count))
         heading = [cell.strip().lower().lstrip("\ufeff") for cell in next(rows, [])]
         missing = [column for column in NEEDED if column not in heading]
         if missing:
@@ -71,7 +75,9 @@ def _number(text: str, column: str, name: str, line: int) -> float:
     try:
         value = float(text)
     except ValueError:
-        raise ConfigError(f"{name} line {line}: {column} {text[:40]!r} is no number", "give seconds") from None
+        raise ConfigError(
+            f"{name} line {line}: {column} {text[:40]!r} is no number", "give seconds, such as 0.5"
+        ) from None
     if value < 0 or not isfinite(value):
         raise ConfigError(f"{name} line {line}: {column} is {text.strip()[:40]}", "give seconds, from 0 on")
     return value

@@ -89,10 +89,6 @@ class Outcome(NamedTuple):
     replayed: Replayed  # changed
 
     @property
-    def missed_before(self) -> list[Waits]:
-        return [waits for waits in self.before if waits.met is False]
-
-    @property
     def missed(self) -> list[Waits]:
         return [waits for waits in self.after if waits.met is False]
 

@@ -17,6 +17,7 @@ from rich.text import Text
 
 from jobdoctor import words
 from jobdoctor.queueing.bootstrap import Interval
+from jobdoctor.queueing.changes import Reserve, Split, Workers
 from jobdoctor.queueing.search import Found
 from jobdoctor.queueing.traffic import Pool
 from jobdoctor.queueing.whatif import Fit, Outcome, Waits
@@ -87,8 +88,15 @@ def _table(outcome: Outcome) -> Table:
 
 
 def shown(outcome: Outcome) -> list[Waits]:
-    """The jobs of the table: those with a promise first, then those that wait most of all together."""
-    ranked = sorted(outcome.before, key=lambda waits: (waits.slo_s is None, -waits.mean * waits.jobs, waits.job))
+    """The jobs of the table: those that the changes name first, those with a promise, then those that wait most of all
+    together."""
+    named = [f".{change.job}" for change in outcome.changes if not isinstance(change, Workers | Reserve | Split)]
+
+    def rank(waits: Waits) -> tuple[bool, bool, float, str]:
+        apart = not any(f".{waits.job}".endswith(name) for name in named)
+        return apart, waits.slo_s is None, -waits.mean * waits.jobs, waits.job
+
+    ranked = sorted(outcome.before, key=rank)
     return ranked[:SHOWN_JOBS]
 
 
@@ -106,6 +114,8 @@ def _rows(table: Table, before: Waits, after: Waits | None) -> None:
         note.append(f", on {words.clean(', '.join(after.queues))}")
     if before.slo_s is not None:
         note.append("\n").append(_promise(after))
+        if before.met != after.met:
+            note.append(f"\n  before: p95 {seconds(before.done_p95)}, {'kept' if before.met else 'missed'}")
     table.add_row(note, seconds(after.p50), seconds(after.p95), interval_words(after.p95_interval))
 
 
@@ -142,9 +152,22 @@ def search_words(found: Found) -> str:
     else:
         late = next(each for each in found.tried if each.changes == found.nearest).missed
         nearest = " ".join(map(str, found.nearest)) or "no change"
-        said = f"Nothing that was tried keeps every promise. Nearest: {nearest}, which misses {', '.join(late)}"
-        tried += "" if found.exhausted else "; others were left out"
+        if late:
+            said = f"Nothing that was tried keeps every promise. Nearest: {nearest}, which misses {', '.join(late)}"
+            tried += "" if found.exhausted else "; others were left out"
+        else:
+            said = f"No change keeps every promise. The smallest that keeps all others: {nearest}"
     lines = [textwrap.fill(words.clean(said), WIDTH), textwrap.fill(f"({tried})", WIDTH)]
+    lines += [
+        textwrap.fill(
+            words.clean(
+                f"{each.job} cannot keep its promise in any queue: its run alone takes {seconds(each.run_p95)} (p95), "
+                f"and {seconds(each.slo_s)} are promised"
+            ),
+            WIDTH,
+        )
+        for each in found.hopeless
+    ]
     for each in found.tried[1:9]:
         verdict = "keeps all" if not each.missed else f"misses {', '.join(each.missed)}"
         line = words.clean(f"{' '.join(map(str, each.changes))}: {verdict}")
@@ -288,6 +311,9 @@ def _found_json(found: Found) -> dict[str, Any]:
         "changes": None if found.changes is None else [str(change) for change in found.changes],
         "nearest": [str(change) for change in found.nearest],
         "exhausted": found.exhausted,
+        "hopeless": [
+            {"job": each.job, "run_p95_ms": _ms(each.run_p95), "slo_ms": _ms(each.slo_s)} for each in found.hopeless
+        ],
         "tried": [
             {"changes": [str(change) for change in each.changes], "cost": each.cost, "missed": list(each.missed)}
             for each in found.tried

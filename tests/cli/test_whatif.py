@@ -153,7 +153,13 @@ def test_csv(folder: Path) -> None:
         (["--workers", "default=x"], "is not a whole number"),
         (["--workers", "default=0"], "nobody listens to queue 'default'"),
         (["--workers", "default,default=1"], "names a queue twice"),
+        (["--workers", "default=1", "--workers", "high,default=1"], "both say how many listen to default"),
+        (["--workers", "default=99999999"], "more than 10,000 workers"),
+        (["--reserve", "default=99999999"], "more than 10,000 workers"),
+        (["--move", f"{MAIL}=hgih"], "did you mean high?"),
         (["--reserve", "elsewhere=1"], "queues: default, high"),
+        (["--speedup", f"{MAIL}=inf"], "above 1,000"),
+        (["--rate", f"{MAIL}=1e9"], "above 1,000"),
         (["--speedup", f"{MAIL}=0"], "not above 0"),
         (["--rate", f"{MAIL}=-2"], "not above 0"),
         (["--rate", f"{MAIL}=nan"], "not above 0"),
@@ -173,11 +179,38 @@ def test_what_cannot_be_asked(store: Path, args: list[str], said: str) -> None:
     assert "Traceback" not in result.stderr
 
 
+def test_a_promise_that_no_queue_can_keep_is_told_and_the_others_are_searched(store: Path) -> None:
+    text = invoke("--find", "--slo", "build_report=100ms").stdout
+    assert f"{REPORT} cannot keep its promise in any queue: its run alone takes 4.0 s" in " ".join(text.split())
+    assert "No change keeps every promise. The smallest that keeps all others: --" in text
+    found = asked("--find", "--slo", "build_report=100ms")["find"]
+    assert found["hopeless"] == [{"job": REPORT, "run_p95_ms": 4_000, "slo_ms": 100}]
+    assert found["changes"] is None
+    assert found["nearest"]
+    assert all(len(line) <= 80 for line in text.splitlines())
+
+
+def test_a_promise_before_and_after(store: Path) -> None:
+    text = invoke("--workers", "default=2").stdout
+    assert "  2.0 s promised, p95 " in text
+    assert "kept\n  before: p95 " in text
+    assert "before:" not in invoke("--speedup", "send_mail=0.99").stdout  # missed as it was
+
+
+def test_what_a_change_names_is_in_the_table(folder: Path) -> None:
+    lines = ["arrival_s,job,service_s", *(f"{n},job{n % 40},{2 if n % 40 else 0}" for n in range(400))]
+    Path("jobs.csv").write_text("\n".join(lines), encoding="utf-8")
+    text = invoke("--csv", "jobs.csv", "--workers", "default=1", "--speedup", "job0=0.5").stdout
+    assert text.index("job0 ") < text.index("job39")
+
+
 def test_csv_without_workers_and_without_promises(folder: Path) -> None:
     Path("jobs.csv").write_text("arrival_s,job,service_s\n0,a,1\n", encoding="utf-8")
     assert "give --workers default=2" in invoke("--csv", "jobs.csv").stderr
     assert "needs promises" in invoke("--csv", "jobs.csv", "--workers", "default=1", "--find").stderr
     assert "no queue 'other'" in invoke("--csv", "jobs.csv", "--workers", "default,other=1").stderr
+    twice = invoke("--csv", "jobs.csv", "--workers", "default=1", "--workers", "default=2")
+    assert "--workers default is given 2 times" in twice.stderr
 
 
 def test_an_empty_store(folder: Path) -> None:

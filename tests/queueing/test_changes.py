@@ -7,6 +7,7 @@ from math import inf
 import pytest
 
 from jobdoctor.errors import ConfigError
+from jobdoctor.queueing import changes as changes_module
 from jobdoctor.queueing.changes import Change, Move, Rate, Reserve, Speedup, Split, Workers, apply, split_of
 from jobdoctor.queueing.traffic import Pool, Traffic, steady, traffic_of
 from tests.queueing.traces import row, served
@@ -106,6 +107,18 @@ def test_split() -> None:
     assert sizes(reserved) == {"high,default-fast,default-slow": 3, "default-fast": 1}
 
 
+def test_more_jobs_than_a_replay_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(changes_module, "MOST_JOBS", 10)
+    traffic = Traffic(["a"], ["q"])
+    for at in range(6):
+        traffic.arrival.append(float(at))
+        for name, value in (("job", 0), ("queue", 0), ("service", 1.0), ("overhead", 0.0)):
+            getattr(traffic, name).append(value)
+    assert len(apply(traffic, [steady(["q"], 1)], [Rate("a", 1.5)])[0]) == 9
+    with pytest.raises(ConfigError, match="that makes 12 jobs of 6"):
+        apply(traffic, [steady(["q"], 1)], [Rate("a", 2.0)])
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
@@ -119,7 +132,7 @@ def test_split() -> None:
         ([Split("high")], "it has no job only"),
         ([Speedup("app.mail", 0)], "not above 0"),
         ([Speedup("app.mail", -1)], "not above 0"),
-        ([Rate("app.mail", inf)], "not above 0"),
+        ([Rate("app.mail", inf)], "above 1,000"),
         ([Workers(("default",), 0)], "nobody listens to queue 'default'"),
         ([Reserve("high", 0)], "no worker"),
     ],

@@ -17,6 +17,12 @@ def test_columns_by_name_in_any_order() -> None:
     assert [traffic.queues[queue] for queue in traffic.queue] == ["fast", "default"]
 
 
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+def test_separators(separator: str) -> None:
+    text = "\ufeffarrival_s,job,service_s\n0.5,a,1\n".replace(",", separator)
+    assert traffic_csv.read(text.splitlines(keepends=True), "jobs.csv").service == [1]
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
@@ -28,6 +34,7 @@ def test_columns_by_name_in_any_order() -> None:
         ("arrival_s,job,service_s\n0,a,1\nx,a,1\n", "line 3: arrival_s 'x' is no number"),
         ("arrival_s,job,service_s\n0,a,nan\n", "service_s is nan"),
         ("arrival_s,job,service_s\n5,a,1\n4,a,1\n", "line 3: arrival_s 4 after 5"),
+        ("arrival_s;job;service_s\n0,5;a;1\n", "line 2: arrival_s '0,5' is no number"),
         ("arrival_s,job,service_s\n5,,1\n", "names no job"),
         ("arrival_s,job,service_s\n5,a\n", "line 2 has 2 of 3 columns"),
     ],

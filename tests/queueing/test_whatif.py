@@ -147,10 +147,10 @@ def test_the_smallest_change_that_keeps_the_promise() -> None:
     assert costs == sorted(costs)
     assert any(Split("default") in tried.changes for tried in found.tried)  # tried before, and too little
     assert find(base, {MAIL: 60.0}).changes == ()
-    never = find(base, {MAIL: 0.01}, most=12)
+    never = find(base, {MAIL: 0.22}, most=12)
     assert never.changes is None
     assert len(never.tried) == 13
-    both = [each for each in find(base, {MAIL: 0.01}, most=60).tried if Split("default") in each.changes]
+    both = [each for each in find(base, {MAIL: 0.22}, most=60).tried if Split("default") in each.changes]
     assert {each.cost for each in both if len(each.changes) == 2 and isinstance(each.changes[1], Speedup)} >= {7, 9}
     with pytest.raises(ConfigError, match="promises"):
         find(base, {})
