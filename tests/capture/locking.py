@@ -17,8 +17,9 @@ from jobdoctor.model import LockWait
 
 Job = Callable[[], None]
 
-#: A statement of a job stands still: a holder's seconds count from here, however long a busy machine took to get there.
-standing = threading.Event()
+#: The processes of jobs whose statement stands still: a holder's seconds count from when all of them do, however long a
+#: busy machine took to get there.
+standing: set[int] = set()
 STANDS_NS = 20_000_000
 
 
@@ -51,8 +52,12 @@ class Observed:
         if not done:
             self.observer.tick(self._memory.buffer)
             call = recording.in_flight(self._memory.buffer)
-            if call is not None and call.operation != "CONNECT" and time.perf_counter_ns() - call.start_ns > STANDS_NS:
-                standing.set()
+            if (
+                call is not None
+                and (call.channel, call.operation) not in (("sql", "CONNECT"), ("sleep", "sleep"))
+                and time.perf_counter_ns() - call.start_ns > STANDS_NS
+            ):
+                standing.add(self.pid)
             return False
         assert status == 0
         self.recorded = recording.read(self._memory.buffer)
@@ -78,15 +83,15 @@ def observe_together(observers: list[LockObserver], jobs: list[Job]) -> list[Obs
     return all_observed
 
 
-def warm(observer: LockObserver, stand_still: Job) -> None:
-    """Waits until the observer answers, however busy the machine is. ``stand_still`` takes half a second."""
-    if observer._known:
-        return
+def warm(stand_still: Job, *observers: LockObserver) -> None:
+    """Waits until the observers answer, however busy the machine is. ``stand_still`` takes half a second."""
+    cold = [observer for observer in observers if not observer._known]
     for _ in range(20):
-        waits, _ = observe(observer, stand_still)
-        assert (waits, observer.problem) == ([], "")
-        if observer._answered:
+        if not cold:
             return
+        for observed in observe_together(cold, [stand_still] * len(cold)):
+            assert (observed.waits, observed.observer.problem) == ([], "")
+        cold = [observer for observer in cold if not observer._answered]
     pytest.fail("no answer in 10 s")
 
 
@@ -99,8 +104,11 @@ class Holder:
 
 
 @contextmanager
-def held(connection: Any, session: int, statements: list[str], seconds: float, release: Job) -> Iterator[Holder]:
-    """A session that runs the statements and keeps what they take, until a job has stood still for so many seconds."""
+def held(
+    connection: Any, session: int, statements: list[str], seconds: float, release: Job, jobs: int = 1
+) -> Iterator[Holder]:
+    """A session that runs the statements and keeps what they take, until so many jobs have stood still for so many
+    seconds."""
     cursor = connection.cursor()
     for statement in statements:
         cursor.execute(statement)
@@ -108,7 +116,9 @@ def held(connection: Any, session: int, statements: list[str], seconds: float, r
     standing.clear()
 
     def let_go() -> None:
-        standing.wait(20)
+        deadline = time.monotonic() + 20
+        while len(standing) < jobs and time.monotonic() < deadline:
+            time.sleep(0.002)
         time.sleep(seconds)
         holder.released_ns = time.perf_counter_ns()
         release()

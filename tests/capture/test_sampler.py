@@ -18,7 +18,7 @@ import pytest
 
 from jobdoctor.capture import sampler
 from jobdoctor.capture.sampler import Sampler, rusage_of
-from tests.capture.children import sampled_until_gone
+from tests.capture.children import in_a_fork, sampled_until_gone
 
 pytestmark = pytest.mark.skipif(not os.path.exists("/proc/self/stat"), reason="reads /proc, which is not here")
 
@@ -170,10 +170,13 @@ class TestBounds:
             assert watched.interval_s() == sampler.LAST_INTERVAL_S
 
     def test_no_descriptor_stays_open(self) -> None:
-        before = len(os.listdir("/proc/self/fd"))
-        for _ in range(5):
-            watch(lambda: None)
-        assert len(os.listdir("/proc/self/fd")) == before
+        def opened() -> int:
+            before = len(os.listdir("/proc/self/fd"))
+            for _ in range(5):
+                watch(lambda: None)
+            return len(os.listdir("/proc/self/fd")) - before
+
+        assert in_a_fork(opened) == 0
 
 
 class TestGone:

@@ -46,9 +46,14 @@ def profile_of(work: Any) -> Profile:
 
 class TestProfile:
     def test_the_hot_path_is_named(self) -> None:
+        slept_ns = 0
+
         def job() -> None:
+            nonlocal slept_ns
             spin(0.15)
+            began = time.perf_counter_ns()
             time.sleep(0.05)
+            slept_ns = time.perf_counter_ns() - began
 
         profile = profile_of(job)
         assert profile.interval_ms == 1.0
@@ -62,7 +67,8 @@ class TestProfile:
         # The line where the time is, not the line of the def.
         assert "def spin" not in lines[int(named["spin"].callsite.rpartition(":")[2]) - 1]
         assert not named["sleep"].application
-        assert 40 * MS < named["sleep"].ns < 100 * MS
+        # Its first sample may belong to what ran before it, and the one after it to it: an interval each.
+        assert 40 * MS < named["sleep"].ns < slept_ns + 5 * MS
 
     def test_parents_stand_before_their_children_and_hold_their_time(self) -> None:
         profile = profile_of(lambda: [spin(0.02) for _ in range(3)])

@@ -160,9 +160,9 @@ def test_errors_end_the_call(record: Record, server: str) -> None:
         port = closed.getsockname()[1]
     with record() as recorded:
         with pytest.raises(requests.ConnectionError):
-            requests.get(f"http://127.0.0.1:{port}/orders/1", timeout=1)
+            requests.get(f"http://127.0.0.1:{port}/orders/1", timeout=30)
         with pytest.raises(requests.ConnectionError):
-            requests.get(f"{server}/hang", timeout=1)
+            requests.get(f"{server}/hang", timeout=30)
         with pytest.raises(requests.Timeout):
             requests.get(f"{server}/slow", timeout=0.02)
         assert requests.get(f"{server}/missing", timeout=5).status_code == 404

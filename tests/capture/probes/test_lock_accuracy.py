@@ -29,8 +29,7 @@ def measured(
     """Reported by true wait, by kind. ``statements`` are those of the holder and of the job. The waits run together."""
     observers = [LockObserver() for _ in statements]
     try:
-        for observer in observers:
-            locking.warm(observer, stand_still)
+        locking.warm(stand_still, *observers)
         with ExitStack() as stack:
             holders = [stack.enter_context(hold(holding)) for holding, _ in statements.values()]
             jobs = [run(waiting) for _, waiting in statements.values()]
@@ -66,7 +65,7 @@ def test_postgresql(postgres_url: str, record_property: Any) -> None:
     def hold(statement: str) -> Iterator[Holder]:
         connection = psycopg.connect(postgres_url)
         session = connection.info.backend_pid
-        with locking.held(connection, session, [statement], BLOCKED_S, connection.commit) as holder:
+        with locking.held(connection, session, [statement], BLOCKED_S, connection.commit, jobs=3) as holder:
             yield holder
 
     ratios = measured(
@@ -109,7 +108,7 @@ def test_mysql(mysql_url: str, record_property: Any) -> None:
             else:
                 connection.cursor().execute("UNLOCK TABLES" if "TABLES" in statement else "COMMIT")
 
-        with locking.held(connection, connection.thread_id(), [statement], BLOCKED_S, release) as holder:
+        with locking.held(connection, connection.thread_id(), [statement], BLOCKED_S, release, jobs=3) as holder:
             yield holder
 
     for table in ("exact_row", "exact_table"):

@@ -50,7 +50,7 @@ def warm(observer: LockObserver, url: str) -> None:
         with psycopg.connect(url) as connection:
             connection.execute("SELECT pg_sleep(0.5)")
 
-    locking.warm(observer, stand_still)
+    locking.warm(stand_still, observer)
 
 
 def test_a_row_lock_its_duration_and_its_holder(observer: LockObserver, postgres_url: str, table: str) -> None:

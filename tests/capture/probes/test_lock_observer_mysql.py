@@ -41,7 +41,7 @@ def observer() -> Iterator[LockObserver]:
 
 
 @contextmanager
-def held(given: dict[str, Any], statement: str, seconds: float) -> Iterator[Holder]:
+def held(given: dict[str, Any], statement: str, seconds: float, jobs: int = 1) -> Iterator[Holder]:
     """A session that runs the statement and keeps what it takes for a while."""
     connection = pymysql.connect(**given, program_name="the holder")
 
@@ -50,7 +50,7 @@ def held(given: dict[str, Any], statement: str, seconds: float) -> Iterator[Hold
         connection.cursor().execute("UNLOCK TABLES")
         connection.cursor().execute("SELECT RELEASE_ALL_LOCKS()")
 
-    with locking.held(connection, connection.thread_id(), [statement], seconds, release) as holder:
+    with locking.held(connection, connection.thread_id(), [statement], seconds, release, jobs) as holder:
         yield holder
 
 
@@ -66,8 +66,8 @@ def run(given: dict[str, Any], statement: str) -> Job:
     return job
 
 
-def warm(observer: LockObserver, given: dict[str, Any]) -> None:
-    locking.warm(observer, run(given, "SELECT sleep(0.5)"))
+def warm(given: dict[str, Any], *observers: LockObserver) -> None:
+    locking.warm(run(given, "SELECT sleep(0.5)"), *observers)
 
 
 @pytest.mark.parametrize(
@@ -83,7 +83,7 @@ def warm(observer: LockObserver, given: dict[str, Any]) -> None:
 def test_the_kind_the_duration_and_the_holder(
     observer: LockObserver, table: dict[str, Any], kind: str, holding: str, waiting: str
 ) -> None:
-    warm(observer, table)
+    warm(table, observer)
     with held(table, holding, 0.6) as holder:
         (wait,), recorded = observe(observer, run(table, waiting))
     (group,) = [group for group in recorded.groups if group.operation == waiting.split()[0]]
@@ -101,7 +101,7 @@ def test_the_kind_the_duration_and_the_holder(
 
 
 def test_slow_work_after_a_wait_is_no_wait(observer: LockObserver, table: dict[str, Any]) -> None:
-    warm(observer, table)
+    warm(table, observer)
     slow = "UPDATE probe_stock SET left_over = 1 WHERE id = 1 AND sleep(0.6) = 0"
     with held(table, "SELECT left_over FROM probe_stock WHERE id = 1 FOR UPDATE", 0.4):
         waits, recorded = observe(observer, run(table, slow))
@@ -112,7 +112,7 @@ def test_slow_work_after_a_wait_is_no_wait(observer: LockObserver, table: dict[s
 
 def test_slow_statements_that_wait_for_nobody(observer: LockObserver, table: dict[str, Any]) -> None:
     """While others wait: the server's count of waits is not about this session."""
-    warm(observer, table)
+    warm(table, observer)
     other = LockObserver()
     with held(table, "UPDATE probe_stock SET left_over = 7 WHERE id = 1", 0.6):
         blocked, free = locking.observe_together(
@@ -127,9 +127,8 @@ def test_slow_statements_that_wait_for_nobody(observer: LockObserver, table: dic
 def test_several_workers_that_wait_for_one_row(table: dict[str, Any]) -> None:
     """MariaDB renews what it shows only when nobody has asked for a while: they must not hide each other."""
     observers = [LockObserver() for _ in range(3)]
-    for observer in observers:
-        warm(observer, table)
-    with held(table, "UPDATE probe_stock SET left_over = 7 WHERE id = 1", 1.2):
+    warm(table, *observers)
+    with held(table, "UPDATE probe_stock SET left_over = 7 WHERE id = 1", 0.8, jobs=3):
         update = run(table, "UPDATE probe_stock SET left_over = 2 WHERE id = 1")
 
         def late() -> None:
@@ -153,7 +152,7 @@ def test_without_privileges_what_is_missing_is_said(table: dict[str, Any]) -> No
     poor = {**table, "user": "probe_poor", "password": "a secret"}
     observer = LockObserver()
     try:
-        warm(observer, poor)
+        warm(poor, observer)
         with held(table, "UPDATE probe_stock SET left_over = 7 WHERE id = 1", 0.4):
             waits, _ = observe(observer, run(poor, "UPDATE probe_stock SET left_over = 2 WHERE id = 1"))
         assert (waits, observer.problem) == (
