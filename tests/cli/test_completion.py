@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from jobdoctor.cli.main import cli
 from jobdoctor.store import Store
 from tests.builders import make_execution
 
@@ -23,19 +22,12 @@ def store(tmp_path: Path) -> str:
 
 def offered(words: str, **environment: str) -> list[str]:
     """The completions of the last word, as the script for bash asks for them."""
-    made = subprocess.run(
-        [sys.executable, "-m", "jobdoctor"],
-        env={
-            **os.environ,
-            "_JOBDOCTOR_COMPLETE": "bash_complete",
-            "COMP_WORDS": words,
-            "COMP_CWORD": str(len(words.split(" ")) - 1),
-            **environment,
-        },
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    asked = {
+        "_JOBDOCTOR_COMPLETE": "bash_complete",
+        "COMP_WORDS": words,
+        "COMP_CWORD": str(len(words.split(" ")) - 1),
+    }
+    made = CliRunner().invoke(cli, [], prog_name="jobdoctor", env={**asked, **environment})
     assert made.stderr == ""
     return [line.partition(",")[2] for line in made.stdout.splitlines() if line]
 

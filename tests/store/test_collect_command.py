@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import sqlite3
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 import redis
 import sqlalchemy
+from click.testing import CliRunner
 
 from jobdoctor import wire
+from jobdoctor.cli.main import cli
 from jobdoctor.store import Store, StreamReader, database, tables
 from jobdoctor.store.collector import Collector
 from jobdoctor.store.database import UnavailableStoreError
@@ -21,17 +25,29 @@ from tests.store.conftest import drop_tables, recent, rows_in
 from tests.store.test_stream import JOB, put, total
 
 
-def call(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    program = "from jobdoctor.cli.main import main; main()"
-    return subprocess.run(
-        [sys.executable, "-c", program, *arguments], capture_output=True, text=True, cwd=cwd, timeout=60
+class Called(NamedTuple):
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+def call(*arguments: str, cwd: Path) -> Called:
+    with contextlib.chdir(cwd):
+        result = CliRunner().invoke(cli, arguments)
+    return Called(result.exit_code, result.stdout, result.stderr)
+
+
+def call_as_a_process(*arguments: str, cwd: Path) -> Called:
+    done = subprocess.run(
+        [sys.executable, "-m", "jobdoctor", *arguments], capture_output=True, text=True, cwd=cwd, timeout=60
     )
+    return Called(done.returncode, done.stdout, done.stderr)
 
 
 def test_once(redis_client: redis.Redis, valkey_url: str, tmp_path: Path) -> None:
     put(redis_client, [recent() for _ in range(5)])
     redis_client.xadd(wire.STREAM_KEY, {"bad": 1})
-    done = call("collect", "--url", valkey_url, "--once", cwd=tmp_path)
+    done = call_as_a_process("collect", "--url", valkey_url, "--once", cwd=tmp_path)
     assert (done.returncode, done.stdout) == (0, "")
     assert done.stderr.splitlines()[-1] == "5 recordings collected, 1 unreadable"
     with Store.open(f"sqlite:///{tmp_path}/jobdoctor.db") as store:
