@@ -126,8 +126,8 @@ def test_an_output_that_is_a_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize("option", ["--url", "--postgres-url"])
 def test_no_server_at_the_url(tmp_path: Path, option: str, valkey_url: str) -> None:
     url = "redis://127.0.0.1:1" if option == "--url" else "postgresql://nobody@127.0.0.1:1/x"
-    result = run("--output", str(tmp_path), option, url)
-    assert result.returncode == 2
+    result = CliRunner().invoke(cli, ["demo", "--output", str(tmp_path), option, url])
+    assert result.exit_code == 2
     assert result.stderr.strip().splitlines()[-1].startswith("Error: ")
     assert "127.0.0.1:1" in result.stderr
     assert "Traceback" not in result.stderr

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import subprocess
 import sys
@@ -82,8 +83,8 @@ def test_no_command_shows_the_help() -> None:
     ],
 )
 def test_bad_input_is_one_line_and_exit_2(args: list[str], said: str) -> None:
-    result = run(*args)
-    assert (result.returncode, result.stdout, result.stderr) == (2, "", said)
+    result = CliRunner().invoke(cli, args, prog_name="jobdoctor")
+    assert (result.exit_code, result.stdout, result.stderr) == (2, "", said)
 
 
 def group_that_raises(error: BaseException) -> LazyGroup:
@@ -182,14 +183,28 @@ def test_what_rq_could_not_import_is_one_line(options: list[str], valkey_url: st
 
 
 @pytest.mark.parametrize(("command", "seldom"), [("report", True), ("triage", True), ("run", False), ("rules", False)])
-def test_readers_collect_seldom_and_workers_as_ever(command: str, seldom: bool) -> None:
-    source = (
-        "import gc, sys\n"
-        "from jobdoctor.cli import main\n"
-        "before = gc.get_threshold()\n"
-        f"sys.argv = ['jobdoctor', {command!r}, '--help']\n"
-        "try:\n    main()\nexcept SystemExit:\n    pass\n"
-        "print(gc.get_threshold() != before)"
+def test_readers_collect_seldom_and_workers_as_ever(
+    command: str, seldom: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["jobdoctor", command, "--help"])
+    before = gc.get_threshold()
+    try:
+        with pytest.raises(SystemExit):
+            console_entry()
+        assert (gc.get_threshold()[0] > before[0]) == seldom
+    finally:
+        gc.set_threshold(*before)
+
+
+def test_ctrl_c_while_the_command_line_is_being_imported_is_no_traceback() -> None:
+    code = (
+        "import sys\n"
+        "class Pressed:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name == 'click':\n"
+        "            raise KeyboardInterrupt\n"
+        "sys.meta_path.insert(0, Pressed())\n"
+        "from jobdoctor.cli import main; main()"
     )
-    output = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, check=True).stdout
-    assert output.splitlines()[-1] == str(seldom)
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert (result.returncode, result.stderr) == (130, "")
