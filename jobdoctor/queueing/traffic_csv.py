@@ -1,4 +1,4 @@
-"""Traffic from CSV: ``arrival_s,job,service_s`` and, where there are several queues, ``queue``; also with ``;`` or tabs."""
+"""Traffic from CSV: ``arrival_s,job,service_s`` and, where there are several queues, ``queue``; or with ; and tabs."""
 
 from __future__ import annotations
 
