@@ -9,6 +9,8 @@ from collections.abc import Iterable
 _ALIKE = 0.6
 #: Names that are so much less like it than the likest one are not meant.
 _BEHIND = 0.15
+#: Letters that are the beginning of a name, rather than another one with a mistake in it.
+_TYPED = 3
 
 
 def nearest(name: str, known: Iterable[str], most: int = 3) -> list[str]:
@@ -19,11 +21,12 @@ def nearest(name: str, known: Iterable[str], most: int = 3) -> list[str]:
         whole = one.lower()
         # Long names that begin alike are not near each other: as many parts are compared as were written.
         spelled.setdefault(".".join(whole.split(".")[-1 - wanted.count(".") :]), []).append(one)
+    begun = sorted(each for each in spelled if len(wanted) >= _TYPED and each.startswith(wanted))
     close = difflib.get_close_matches(wanted, spelled, n=most, cutoff=_ALIKE) if wanted else []
     if close:
         least = _likeness(wanted, close[0]) - _BEHIND
         close = [each for each in close if _likeness(wanted, each) >= least]
-    close = close or sorted(each for each in spelled if wanted and wanted in each)
+    close = begun or close or sorted(each for each in spelled if wanted and wanted in each)
     return [one for each in close for one in spelled[each]][:most]
 
 

@@ -7,6 +7,7 @@ import pytest
 from jobdoctor.near import meant, nearest
 
 JOBS = ["shop.jobs.stock.reserve_stock", "shop.jobs.stock.move_stock", "shop.jobs.mail.send", "other.mail.send"]
+JOBS += ["app.fetch_quite_a_lot_of_them", "app.fetch_all", "app.etch"]
 
 
 @pytest.mark.parametrize(
@@ -18,6 +19,7 @@ JOBS = ["shop.jobs.stock.reserve_stock", "shop.jobs.stock.move_stock", "shop.job
         ("remove_stock", ["shop.jobs.stock.move_stock", "shop.jobs.stock.reserve_stock"]),
         ("mail.sent", ["shop.jobs.mail.send", "other.mail.send"]),
         ("reserve", ["shop.jobs.stock.reserve_stock"]),
+        ("fetch", ["app.fetch_all", "app.fetch_quite_a_lot_of_them"]),  # begun, however much is missing
         ("zzz", []),
         ("", []),
     ],

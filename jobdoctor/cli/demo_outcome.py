@@ -142,13 +142,20 @@ def print_table(outcome: Outcome) -> None:
             more = f"[dim] +{others}[/dim]" if others else ""
             found = f"[{_colour(planted)}]{planted.code}[/] {planted.name}{more}"
         table.add_row(escape(sick.name), found)
-        table.add_row(f"[dim]{escape(str(sick.report))}[/dim]", _where(sick, planted))
-        table.add_row(f"[dim]{escape(str(healthy.report))}[/dim]", _health(healthy))
+        table.add_row(_linked(sick.report), _where(sick, planted))
+        table.add_row(_linked(healthy.report), _health(healthy))
     console.print(table)
     for sentence in outcome.sentences()[:-1]:
         console.print(sentence[:1].upper() + sentence[1:], style="red", markup=False)
     console.print(f"All reports: {outcome.index} ({outcome.seconds:.0f} s)", markup=False)
     console.print(outcome.sentences()[-1], style="bold green" if outcome.all_right else "bold red", markup=False)
+
+
+def _linked(report: Path) -> str:
+    """The name of a file, which leads to it on terminals that know links; its folder is said below the table."""
+    from rich.markup import escape
+
+    return f"[dim][link={report.resolve().as_uri()}]{escape(report.name)}[/link][/dim]"
 
 
 def _step_of(patient: Patient, code: str) -> str:

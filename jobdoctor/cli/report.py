@@ -54,6 +54,7 @@ Examples:
 @click.option(
     "--output",
     "-o",
+    type=click.Path(),
     metavar="PATH",
     default=None,
     help="Where to write it; - is standard output. [default: reports/<job>.html; standard output for json and text]",

@@ -30,6 +30,11 @@ _TITLES = {
 }
 
 
+#: Keys that are a unit alone: their values say it.
+_UNITS = frozenset({"ms", "ns", "bytes"})
+_NOTHING: tuple[Any, ...] = (None, "", [], {})
+
+
 class Cell(Struct, frozen=True):
     text: str
     code: bool = False  # a statement, a path, a callsite
@@ -56,7 +61,7 @@ def shown(evidence: Evidence) -> Shown:
     facts: list[tuple[str, Cell]] = []
     tables: list[Table] = []
     for key, value in evidence.data.items():
-        if key in _HIDDEN or value is None or value in ("", [], {}):
+        if key in _HIDDEN or value in _NOTHING:
             continue
         if isinstance(value, list | tuple) and isinstance(value[0], Mapping):
             tables.append(_table([row for row in value if isinstance(row, Mapping)], evidence.data))
@@ -89,10 +94,15 @@ def cell(key: str, value: Any) -> Cell:
         code = key in ("fingerprint", "callsite", "path", "statement", "blocking_statement", "function", "type_name")
         return Cell(value[:SHOWN_CHARACTERS], code=code)
     if isinstance(value, Mapping):
-        parts = [f"{name} {cell(key, one).text}" for name, one in value.items()]
+        parts = [
+            f"{title(name)} {cell(name, one).text}" if name not in _UNITS else cell(name, one).text
+            for name, one in value.items()
+            if name not in _HIDDEN and one not in _NOTHING
+        ]
         return Cell(", ".join(parts)[:SHOWN_CHARACTERS])
     if isinstance(value, list | tuple):
-        return Cell(", ".join(cell(key, one).text for one in value[:SHOWN_ROWS])[:SHOWN_CHARACTERS])
+        sign = "; " if any(isinstance(one, Mapping) for one in value) else ", "
+        return Cell(sign.join(cell(key, one).text for one in value[:SHOWN_ROWS])[:SHOWN_CHARACTERS])
     return Cell(str(value)[:SHOWN_CHARACTERS])
 
 
@@ -119,7 +129,7 @@ def _table(rows: list[Mapping[str, Any]], facts: Mapping[str, Any]) -> Table:
     if "fingerprint" in keys:
         keys = [key for key in _CALL_COLUMNS if key in keys]
     # A column that says nothing in any row, or what a fact above the table says already, only takes room.
-    keys = [key for key in keys if any(row.get(key) not in (None, "", [], {}, facts.get(key)) for row in rows)]
+    keys = [key for key in keys if any(row.get(key) not in (*_NOTHING, facts.get(key)) for row in rows)]
     keys = keys[:SHOWN_COLUMNS]
     return Table(
         [title(key) for key in keys],

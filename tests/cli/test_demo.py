@@ -90,7 +90,7 @@ def test_the_table_fits_80_columns(capsys: pytest.CaptureFixture[str]) -> None:
         "JD401 n-plus-one-query",
         "inside, saves 50 ms",
         "nothing wrong",
-        "reports/orders.fine.html",
+        "orders.fine.html",
     ):
         assert part in text
     assert text.strip().endswith("1 of 1 planted illnesses found; no false alarm in 1 healthy twins")

@@ -93,7 +93,7 @@ def test_json_to_standard_output(filled: Path, invoke: Invoke) -> None:
 
 def test_text_is_plain_when_piped(filled: Path, invoke: Invoke) -> None:
     result = invoke(JOB, "--format", "text")
-    assert result.stdout.startswith(f"{JOB}\n8 executions (2 did not finish)")
+    assert result.stdout.startswith(f"{JOB}\n8 executions (2 did not finish: HTTPError, killed)")
     assert "\x1b" not in result.stdout
 
 

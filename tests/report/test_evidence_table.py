@@ -51,3 +51,9 @@ def test_what_is_empty_or_said_elsewhere_is_hidden() -> None:
     view = shown(Evidence("execution", "x", {"execution_id": "e", "none": None, "list": [], "words": ["a", "b"]}))
     assert [(name, value.text) for name, value in view.facts] == [("words", "a, b")]
     assert view.tables == []
+
+
+def test_facts_within_a_cell_have_their_units_and_no_empty_ones() -> None:
+    holders = [{"job": "app.a", "statement": "", "ms": 399.0}, {"job": "app.b", "statement": "SELECT ?", "ms": 1_500.0}]
+    view = shown(Evidence("lock", "", {"locks": [{"kind": "row", "holders": holders}]}))
+    assert view.tables[0].rows[0][1].text == "job app.a, 399 ms; job app.b, statement SELECT ?, 1.5 s"
