@@ -82,7 +82,7 @@ def command(
         made = replace(
             made,
             queues=[replace(row, course=depths.get(row.name, [])) for row in made.queues],
-            course_ns=course_ns,
+            course_ns=(min((points[0].at_ns for points in depths.values()), default=now_ns), now_ns),
         )
     if format_ == "json":
         print_text(report.render_json(made))
@@ -193,6 +193,7 @@ def _report(
         demoted=demoted,
         left_out=live.state.left_out if live else [0, 0],
         gone=live.state.gone if live else [],
+        held=live.state.held if live else {},
         sampled_ns=sample.at_ns if sample and not live else 0,
     )
 

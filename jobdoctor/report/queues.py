@@ -98,6 +98,7 @@ class QueuesReport(Struct, frozen=True):
     demoted: list[DemotedRow]
     left_out: list[int]  # queues and workers beyond what is looked at
     gone: list[str] = []  # workers that went without a farewell
+    held: dict[str, int] = {}  # jobs that wait for a rate limit, in no queue yet, by its key
     course_ns: tuple[int, int] = (0, 0)  # from when to when depths over time are shown
     sampled_ns: int = 0  # without a server: the moment of the newest sample of the queues; 0: none
 
@@ -274,6 +275,12 @@ def _notes(report: QueuesReport) -> list[str]:
         start = f"start a worker, such as `jobdoctor run {shlex.quote(unheard[0])}`"
         notes.append(f"Nobody listens to {_listed(unheard)}: {start}.")
     notes += [f"Stalled: worker {row.worker} ({', '.join(row.queues)}): {row.what}." for row in report.stalled]
+    if report.held:
+        most = sorted(report.held, key=lambda limit: -report.held[limit])
+        limits = _listed([f"{limit} {report.held[limit]:,}" for limit in most])
+        notes.append(
+            f"In no queue yet, held by a rate limit: {words.count(sum(report.held.values()), 'job')} ({limits})."
+        )
     if report.gone:
         number = words.count(len(report.gone), "worker")
         notes.append(f"{number} gone without a farewell (killed, or stopped for long): {_listed(report.gone)}.")
@@ -303,9 +310,10 @@ def render_json(report: QueuesReport) -> str:
             "workers": report.workers,
             "suspended": report.suspended,
             "sampled_at": words.iso(report.sampled_ns) if report.sampled_ns else None,
-            "queues": [_queue_json(row) for row in report.queues],
+            "queues": [_queue_json(row, report.suspended) for row in report.queues],
             "stalled": [{"worker": row.worker, "queues": row.queues, "what": row.what} for row in report.stalled],
             "gone": report.gone,
+            "rate_limited": report.held,
             "demoted": [
                 {
                     "job": row.job,
@@ -321,7 +329,7 @@ def render_json(report: QueuesReport) -> str:
     ) + "\n"  # fmt: skip
 
 
-def _queue_json(row: QueueRow) -> dict[str, Any]:
+def _queue_json(row: QueueRow, suspended: bool) -> dict[str, Any]:
     expected, seen = row.expected, row.observed
     never = expected is not None and not isfinite(expected.p50)
     return {
@@ -337,7 +345,7 @@ def _queue_json(row: QueueRow) -> dict[str, Any]:
             "p95": _ms(expected.p95) if expected else None,
             "never": never,
             "basis": row.basis if expected and not never else None,
-            "reason": row.unknown or None,
+            "reason": row.unknown or ("counted from `rq resume` on: workers are suspended" if suspended else None),
         },
         "ahead": [
             {"job": one.job, "jobs": round(one.jobs), "work_ms": _ms(one.work_s)}

@@ -17,6 +17,7 @@ PREFIX = os.environ.get("RQ_KEY_PREFIX", "rq")
 #: Queues and workers looked at, at most; by name, so that it is the same ones each time.
 MOST_QUEUES = 200
 MOST_WORKERS = 1_000
+MOST_LIMITS = 200
 _NO_KEY = -2  # PTTL's answer
 
 
@@ -55,6 +56,7 @@ class QueuesState(Struct, frozen=True):
     suspended: bool = False
     left_out: list[int] = field(default_factory=lambda: [0, 0])
     gone: list[str] = field(default_factory=list)  # workers that RQ still lists, and nothing else is there of
+    held: dict[str, int] = field(default_factory=dict)  # jobs that wait for a rate limit, in no queue, by its key
 
 
 def read(connection: Any) -> QueuesState:
@@ -64,7 +66,8 @@ def read(connection: Any) -> QueuesState:
         pipeline.smembers(f"{PREFIX}:queues")
         pipeline.smembers(f"{PREFIX}:workers")
         pipeline.exists(f"{PREFIX}:suspended")
-        queue_keys, worker_keys, suspended = pipeline.execute()
+        pipeline.smembers(f"{PREFIX}:rl-keys")  # RQ 3's rate limits
+        queue_keys, worker_keys, suspended, limits = pipeline.execute()
     names = sorted(_text(key).removeprefix(f"{PREFIX}:queue:") for key in queue_keys)
     workers = sorted(_text(key).removeprefix(f"{PREFIX}:worker:") for key in worker_keys)
     left_out = [max(0, len(names) - MOST_QUEUES), max(0, len(workers) - MOST_WORKERS)]
@@ -77,13 +80,19 @@ def read(connection: Any) -> QueuesState:
             )  # fmt: skip
             pipeline.srandmember(f"{PREFIX}:worker:{name}:executions", 2)
             pipeline.pttl(f"{PREFIX}:worker:{name}")
+        limits = sorted(map(_text, limits))[:MOST_LIMITS]
+        for limit in limits:
+            pipeline.zcard(f"{PREFIX}:rl:{limit}:rate_limited")
         told = pipeline.execute(raise_on_error=False)
+    waiting = told[len(told) - len(limits) :]
+    held = {limit: number for limit, number in zip(limits, waiting, strict=True) if isinstance(number, int) and number}
+    del told[len(told) - len(limits) :]
     seen = [_worker(name, *told[3 * index : 3 * index + 3]) for index, name in enumerate(workers)]
     gone = [name for name, left in zip(workers, told[2::3], strict=True) if left == _NO_KEY]
     alive = [worker for worker in seen if worker is not None]
     # RQ knows a queue from its first job on; one that workers listen to is there before that.
     names = sorted({*names, *(queue for worker in alive for queue in worker.queues)})[:MOST_QUEUES]
-    return QueuesState(now_ns, _queues(connection, names), alive, bool(suspended), left_out, gone)
+    return QueuesState(now_ns, _queues(connection, names), alive, bool(suspended), left_out, gone, held)
 
 
 def _queues(connection: Any, names: list[str]) -> list[QueueState]:

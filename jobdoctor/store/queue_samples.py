@@ -79,8 +79,11 @@ def read(connection: Connection, since_ns: int) -> list[QueuesSample]:
 def course(
     connection: Connection, since_ns: int, until_ns: int, queues: Sequence[str] | None = None
 ) -> dict[str, list[DepthPoint]]:
-    """Each queue (of these) over time, in at most 60 slots of 10 s or more; slots without a sample are left out."""
+    """Each queue (of these) over time, in at most 60 slots of 10 s or more from the first sample on; slots without one
+    are left out."""
     table = tables.queue_samples
+    first_ns = connection.execute(select(func.min(table.c.at_ns)).where(table.c.at_ns >= since_ns)).scalar()
+    since_ns = max(since_ns, int(first_ns or 0))
     where = [table.c.at_ns >= since_ns, table.c.at_ns <= until_ns]
     if queues is not None:
         where.append(table.c.queue.in_([trace.key(name) for name in queues]))

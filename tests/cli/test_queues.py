@@ -146,12 +146,25 @@ def test_suspended_workers(recorded: Path, valkey_url: str, redis_client: redis.
         Queue("mail", connection=redis_client).enqueue(MAIL)
     add_worker(redis_client, "w1", "mail")
     redis_client.set("rq:suspended", 1)
-    assert asked(valkey_url)["suspended"] is True
+    data = asked(valkey_url)
+    assert data["suspended"] is True
+    assert data["queues"][0]["expected_wait_ms"]["reason"] == "counted from `rq resume` on: workers are suspended"
     text = " ".join(invoke(valkey_url).stdout.split())
     assert "mail 3 " in text
     assert " suspended " in text
     assert "once workers go on: 6.0 s, p95 6.0 s; from 20 executions" in text
     assert "All workers are suspended: they take no jobs until `rq resume`." in text
+
+
+def test_jobs_that_a_rate_limit_holds(folder: Path, valkey_url: str, redis_client: redis.Redis) -> None:
+    """As RQ 3 keeps them: in a set of the limit's, and in no queue."""
+    redis_client.sadd("rq:rl-keys", "partner", "idle")
+    redis_client.zadd("rq:rl:partner:rate_limited", {"a": 1, "b": 2})
+    add_worker(redis_client, "w1", "mail")
+    redis_client.sadd("rq:workers", "rq:worker:lost")
+    data = asked(valkey_url)
+    assert (data["rate_limited"], data["gone"]) == ({"partner": 2}, ["lost"])
+    assert "In no queue yet, held by a rate limit: 2 jobs (partner 2)." in invoke(valkey_url).stdout
 
 
 def test_jobs_that_did_not_come_straight(recorded: Path, valkey_url: str, redis_client: redis.Redis) -> None:
@@ -200,8 +213,8 @@ def test_depth_over_the_last_hour(
     else:
         monkeypatch.setenv("NO_COLOR", "1")
     text = invoke(valkey_url, "mail", "idle").stdout
-    (line,) = [line for line in text.splitlines() if line.startswith("  depth over 1 h: ")]
-    bars = line.split()[4]
+    (line,) = [line for line in text.splitlines() if line.startswith("  depth over ")]
+    bars = line.split(": ")[1].split()[0]
     assert len(bars) == 20
     assert (bars[0], bars[10], bars[19]) == ("▂", "█", "▁")
     assert set(bars[1:9] + bars[11:19]) == {"·"}  # nobody looked
@@ -211,7 +224,9 @@ def test_depth_over_the_last_hour(
     mail = next(each for each in asked(valkey_url)["queues"] if each["queue"] == "mail")
     assert [point["depth"] for point in mail["depth_over_time"]] == [1, 400, 0]
     assert mail["depth_over_time"][1]["oldest_ms"] == pytest.approx(90_000, abs=1)
-    assert "5,000" in invoke(valkey_url, "mail", "--since", "3h").stdout
+    text = invoke(valkey_url, "mail", "--since", "3h").stdout
+    assert "  depth over 1.9 h: █" in text  # from the first sample on
+    assert "most 5,000 at " in text
 
 
 def test_many_queues_with_long_names(recorded: Path, valkey_url: str, redis_client: redis.Redis) -> None:
