@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import textwrap
+from collections import Counter
 from collections.abc import Sequence
 from math import isfinite
 from typing import Any
@@ -206,10 +207,12 @@ def workers_words(outcome: Outcome) -> str:
 
 
 def _pools(pools: Sequence[Pool]) -> str:
+    alike: Counter[tuple[tuple[str, ...], str]] = Counter()
+    for pool in pools:
+        alike[pool.queues, pool.strategy] += pool.size
     named = [
-        f"{pool.size} on {', '.join(pool.queues)}"
-        + (f" ({pool.strategy.replace('_', '-')})" if pool.strategy != "default" else "")
-        for pool in pools
+        f"{size} on {', '.join(queues)}" + (f" ({strategy.replace('_', '-')})" if strategy != "default" else "")
+        for (queues, strategy), size in alike.items()
     ]
     return "; ".join(named) or "none"
 

@@ -27,8 +27,9 @@ from jobdoctor.report.whatif import (
     workers_words,
 )
 
-#: Points of a line, and jobs with a picture of their own.
-SLOTS = 120
+#: Points of a line at most and at least, jobs for each, and jobs with a picture of their own.
+SLOTS, LEAST_SLOTS = 120, 12
+JOBS_A_SLOT = 4
 SHOWN_JOBS = 12
 WIDTH, HEIGHT = 1_000.0, 100.0
 
@@ -102,25 +103,34 @@ def _slots(traffic: Traffic, replayed: Replayed, job: str) -> list[float | None]
     """The p95 of the waits of what arrived in each slot of the window; None where nothing did."""
     number = traffic.jobs.index(job) if job else -1
     first, span = traffic.arrival[0], traffic.span_s or 1.0
-    slots: list[list[float]] = [[] for _ in range(SLOTS)]
+    number_of = max(LEAST_SLOTS, min(SLOTS, len(traffic) // JOBS_A_SLOT))
+    slots: list[list[float]] = [[] for _ in range(number_of)]
     for index, own in enumerate(traffic.job):
         if number in (-1, own):
             wait = replayed.taken[index] - replayed.arrival[index]
             if isfinite(wait):
-                slots[min(SLOTS - 1, max(0, int((replayed.arrival[index] - first) / span * SLOTS)))].append(wait)
+                place = int((replayed.arrival[index] - first) / span * number_of)
+                slots[min(number_of - 1, max(0, place))].append(wait)
     return [quantile(sorted(slot), 0.95) if slot else None for slot in slots]
 
 
 def _points(values: Sequence[float | None], highest: float) -> list[str]:
-    """Polylines, one for each stretch without gaps."""
-    lines: list[list[str]] = [[]]
+    """Polylines, one for each stretch without gaps. One slot alone is a stroke as wide as it."""
+    lines: list[list[tuple[float, float]]] = [[]]
+    slot = WIDTH / len(values)
     for place, value in enumerate(values):
         if value is None:
             lines.append([])
         else:
-            lines[-1].append(f"{(place + 0.5) * WIDTH / SLOTS:.1f},{HEIGHT - 2 - value / highest * (HEIGHT - 6):.1f}")
-    # A single point is drawn as a short stroke.
-    return [" ".join(line if len(line) > 1 else [line[0], line[0]]) for line in lines if line]
+            lines[-1].append(((place + 0.5) * slot, HEIGHT - 2 - value / highest * (HEIGHT - 6)))
+    found = []
+    for line in filter(None, lines):
+        points = line
+        if len(line) == 1:
+            ((x, y),) = line
+            points = [(x - slot / 2, y), (x + slot / 2, y)]
+        found.append(" ".join(f"{x:.1f},{y:.1f}" for x, y in points))
+    return found
 
 
 def _style() -> str:
