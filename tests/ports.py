@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import random
 import socket
+
+#: Below those that the kernel gives to whoever connects (Linux: 32768 and up): nobody's connection takes one of them
+#: while its server starts again.
+PORTS = range(15_000, 32_000)
 
 
 def free_port() -> int:
@@ -11,9 +16,14 @@ def free_port() -> int:
 
 
 def free_ports(number: int) -> list[int]:
-    """Different from one another; of the range that the kernel gives out, where two runs seldom meet."""
+    """Different from one another, and seldom those of another run."""
     with contextlib.ExitStack() as held:
-        probes = [held.enter_context(socket.socket()) for _ in range(number)]
-        for probe in probes:
-            probe.bind(("127.0.0.1", 0))
-        return [probe.getsockname()[1] for probe in probes]
+        free: list[int] = []
+        for port in random.SystemRandom().sample(PORTS, len(PORTS)):
+            if len(free) == number:
+                break
+            probe = held.enter_context(socket.socket())
+            with contextlib.suppress(OSError):
+                probe.bind(("127.0.0.1", port))
+                free.append(port)
+        return free

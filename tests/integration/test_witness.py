@@ -114,7 +114,7 @@ def test_it_ends_with_its_worker(redis_client: redis.Redis, valkey_url: str) -> 
 
 
 def test_nothing_is_left_behind(redis_client: redis.Redis, valkey_url: str) -> None:
-    """After 200 jobs the worker has the descriptors that it had after the first, and one witness."""
+    """After 100 jobs the worker has the descriptors that it had after the first, and one witness."""
     queue = Queue(connection=redis_client)
     with running(valkey_url, f"({SOON} or jobdoctor.Worker)") as worker:
         until(lambda: any(goes_on(pid) for pid in witnesses(worker.pid)))
@@ -123,12 +123,12 @@ def test_nothing_is_left_behind(redis_client: redis.Redis, valkey_url: str) -> N
         before = witnesses(worker.pid)
         (witness,) = before
         descriptors = [len(os.listdir(f"/proc/{pid}/fd")) for pid in (worker.pid, witness)]
-        for _ in range(199):
+        for _ in range(99):
             queue.enqueue(jobs.nothing)
-        until(lambda: redis_client.xlen(wire.STREAM_KEY) == 200, 90)
+        until(lambda: redis_client.xlen(wire.STREAM_KEY) == 100, 90)
         assert [len(os.listdir(f"/proc/{pid}/fd")) for pid in (worker.pid, witness)] == descriptors
         assert witnesses(worker.pid) == before
-    assert len({each.id for each in executions(redis_client)}) == 200
+    assert len({each.id for each in executions(redis_client)}) == 100
 
 
 def test_it_becomes_a_program_of_its_own(redis_client: redis.Redis, valkey_url: str) -> None:

@@ -27,6 +27,7 @@ def alias(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     elif request.param == "postgresql":
         settings = shop.postgresql_settings(request.getfixturevalue("postgres_url"))
     else:
+        pytest.importorskip("MySQLdb", reason="mysqlclient is not installed")
         settings = shop.mysql_settings(request.getfixturevalue("mysql_url"))
     probes.install_all()  # a worker has them installed before it imports Django
     connection = shop.use("probed", settings)
