@@ -38,4 +38,4 @@ def tell_witness() -> None:
 def unknown_to_witness() -> list[ProbeStatus]:
     """What the probes have come to say since."""
     found = probe_statuses()
-    return [] if found is _told else [status for status in found if status not in set(_told)]
+    return [] if found is _told else [status for status in found if status not in _told]

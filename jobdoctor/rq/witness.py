@@ -55,8 +55,10 @@ _PACKET_BYTES = 256 * 1024
 def main(line: socket.socket, setting: Setting) -> None:
     """What the forked process does; returns when it is to end."""
     _settle(own_program.kept_descriptors(line, setting))
-    server = server_of(setting.connection) if setting.own_program and own_program.possible(setting) else None
-    Witness(line, setting._replace(connection=_own(setting.connection)), server).run()
+    server = server_of(setting.connection)
+    connection = server.connect() if server is not None else _own(setting.connection)
+    becomes = server if setting.own_program and own_program.possible(setting) else None
+    Witness(line, setting._replace(connection=connection), becomes).run()
 
 
 def _settle(kept: list[int]) -> None:

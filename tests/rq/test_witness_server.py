@@ -82,3 +82,49 @@ class OwnConnection(redis.Connection):
 def test_what_cannot_be_told(connection: Any) -> None:
     """The witness then stays a fork of the worker."""
     assert server_of(connection) is None
+
+
+def clients(redis_client: redis.Redis, name: str) -> list[dict[str, Any]]:
+    """The server's view of the connections with this name."""
+    return [each for each in redis_client.client_list() if each["name"] == name]  # type: ignore[no-untyped-call]
+
+
+def test_a_client_keeps_one_connection(redis_client: redis.Redis, valkey_url: str) -> None:
+    key = "test:one-connection"
+    client = told(redis.Redis.from_url(valkey_url, client_name=key))
+    assert client.xadd(key, {b"e": b"1"}, maxlen=10, approximate=True)
+    with client.pipeline(transaction=False) as pipeline:
+        assert pipeline.llen("nothing").xlen(key).execute() == [0, 1]
+    with pytest.raises(redis.ResponseError, match="wrong kind"):
+        client.llen(key)
+    (entry,) = client.xrevrange(key)  # parsed as redis-py does
+    assert entry[1] == {b"e": b"1"}
+    assert client.hgetall("nothing") == {}
+    assert len(clients(redis_client, key)) == 1
+
+
+def test_a_connection_that_the_server_has_closed_is_made_anew(redis_client: redis.Redis, valkey_url: str) -> None:
+    key = "test:closed-connection"
+    client = told(redis.Redis.from_url(valkey_url, client_name=key))
+    assert client.llen(key) == 0
+    (known,) = clients(redis_client, key)
+    redis_client.client_kill_filter(_id=known["id"])  # type: ignore[no-untyped-call]
+    assert client.llen(key) == 0
+    assert [each["id"] != known["id"] for each in clients(redis_client, key)] == [True]
+
+
+def test_an_answer_that_did_not_come_is_not_taken_for_the_next_one(
+    redis_client: redis.Redis, valkey_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = told(redis.Redis.from_url(valkey_url))
+    assert client.llen("test:late-answer") == 0
+
+    def too_late(*_: Any, **__: Any) -> Any:
+        raise redis.TimeoutError
+
+    with monkeypatch.context() as slow:
+        slow.setattr(client._kept, "read_response", too_late)
+        with pytest.raises(redis.TimeoutError):
+            client.echo("late")
+    assert client._kept is None  # the answer may still come
+    assert client.llen("test:late-answer") == 0

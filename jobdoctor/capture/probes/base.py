@@ -11,7 +11,7 @@ import functools
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from types import ModuleType
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from jobdoctor.capture import recorder
 from jobdoctor.capture.calls import inside
@@ -35,6 +35,7 @@ class Probe(ABC):
     def __init__(self) -> None:
         self.patched: set[str] = set()
         self.failure = ""
+        self._status: tuple[bool, str, ProbeStatus] | None = None
         self._replaced: list[tuple[Any, str, Any, Any]] = []
 
     @abstractmethod
@@ -102,9 +103,11 @@ class Probe(ABC):
 
     def status(self) -> ProbeStatus:
         """Active when a module was patched, absent when the library was never imported, failed with the reason."""
-        if self.failure:
-            return ProbeStatus(self.channel, self.library, "failed", self.failure)
-        return ProbeStatus(self.channel, self.library, "active" if self.patched else "absent")
+        patched, failure = bool(self.patched), self.failure
+        if self._status is None or self._status[:2] != (patched, failure):  # asked in horses, where little changes
+            word: Literal["failed", "active", "absent"] = "failed" if failure else "active" if patched else "absent"
+            self._status = patched, failure, ProbeStatus(self.channel, self.library, word, failure)
+        return self._status[2]
 
 
 def let_through(call: Call) -> None:

@@ -216,5 +216,5 @@ def statuses() -> list[ProbeStatus]:
         place = (status.channel or status.library, status.library)
         known = found.get(place)
         if known is None or _TELLING.index(status.status) < _TELLING.index(known.status):
-            found[place] = replace(status, channel=place[0])
+            found[place] = status if status.channel else replace(status, channel=place[0])
     return list(found.values())
