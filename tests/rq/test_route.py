@@ -14,10 +14,10 @@ from rq.scheduler import RQScheduler
 from rq.worker import SimpleWorker
 
 import jobdoctor
+from jobdoctor import wire
 from jobdoctor.model import Route
 from jobdoctor.rq.facts import attempt
 from jobdoctor.rq.route import _MOST_DEPENDENCIES, released_by, route
-from tests.integration.recordings import executions, work
 
 PAST = datetime.now(UTC) - timedelta(hours=1)
 
@@ -172,8 +172,9 @@ def test_it_is_in_the_recording(redis_client: redis.Redis) -> None:
     queue = Queue(connection=redis_client)
     first = queue.enqueue(passing, job_id="first")
     second = Ways(redis_client).aged(queue.enqueue(passing, depends_on=first, job_id="second"))
-    work(jobdoctor.SimpleWorker, redis_client)
-    found = {each.job_id: each for each in executions(redis_client)}
+    jobdoctor.SimpleWorker([queue], connection=redis_client).work(burst=True, logging_level="CRITICAL")
+    recorded = [wire.decode(fields) for _, fields in redis_client.xrange(wire.STREAM_KEY)]
+    found = {each.job_id: each for each in recorded}
     assert [found[each].route for each in ("first", second.id)] == ["straight", "deferred"]
     assert found["second"].depends_on == ["first"]
     assert found["second"].wait_ns == found["second"].ledger_ns("queue_wait")
