@@ -14,6 +14,10 @@ from jobdoctor.diagnosis import registry
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = [
+    *(ROOT / f"{name}.md" for name in ("README", "CONTRIBUTING", "CHANGELOG")),
+    *sorted((ROOT / "docs").glob("*.md")),
+]
 CHANGELOG = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
 
 
@@ -81,12 +85,31 @@ def test_every_variable_the_tests_read_is_documented() -> None:
         assert variable in text
 
 
-def test_relative_links_lead_somewhere() -> None:
-    for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md"):
-        text = (ROOT / name).read_text(encoding="utf-8")
-        for target in re.findall(r"\]\(([^)#]+)\)", text):
-            if "://" not in target:
-                assert (ROOT / target).exists(), f"{name}: {target}"
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_relative_links_lead_somewhere(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    headings = {
+        re.sub(r"[^a-z0-9 -]", "", line.lstrip("# ").lower()).replace(" ", "-")
+        for line in text.splitlines()
+        if line.startswith("#")
+    }
+    for target in re.findall(r"\]\(([^)]+)\)", text):
+        file, _, heading = target.partition("#")
+        if "://" in target:
+            continue
+        assert (path.parent / file).exists(), target
+        assert file or heading in headings, target
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_commands_in_examples_have_the_options_they_are_given(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    for block in re.findall(r"^```\w*\n(.*?)^```", text, re.MULTILINE | re.DOTALL):
+        for name, rest in re.findall(r"^(?:\$ )?jobdoctor ([a-z]+)\b([^#\n]*)", block, re.MULTILINE):
+            command = cli.get_command(click.Context(cli), name)
+            assert command is not None, f"jobdoctor {name}"
+            known = {spelling for one in command.params for spelling in (*one.opts, *one.secondary_opts)}
+            assert set(re.findall(r"(?<!\S)--?[a-z][a-z-]*", rest)) <= known, f"jobdoctor {name}{rest}"
 
 
 def test_the_changelog_knows_this_version() -> None:
