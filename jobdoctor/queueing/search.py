@@ -11,14 +11,16 @@ cost     change
 5        a job takes three quarters of its time; 7: half; 10: a quarter
 =======  ==========================================================================
 
-Combinations cost the sum. What is tried is bounded: the candidates are those that can matter (the jobs that miss their
-promise, those that take most of their workers' time, and their queues), and so are the replays.
+Combinations cost the sum. A job whose run alone is longer than it promises is made faster in all of them. What is tried
+is bounded: the candidates are those that can matter (the jobs that miss their promise, those that take most of their
+workers' time, and their queues), and so are the replays.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from heapq import heappop, heappush
+from itertools import product
 from typing import NamedTuple
 
 from jobdoctor.errors import ConfigError
@@ -30,6 +32,7 @@ from jobdoctor.queueing.whatif import SLO_SHARE, Baseline, missing
 
 _MOVE, _SPLIT, _WORKER = 1.0, 2.0, 3.0
 _SPEEDUPS = ((0.75, 5.0), (0.5, 7.0), (0.25, 10.0))
+_LEAST_FACTOR = 0.25
 #: Replays that a search makes at most, and jobs that they run over at most: about half a minute.
 MOST_REPLAYS = 150
 MOST_JOBS_REPLAYED = 15_000_000
@@ -87,7 +90,13 @@ def find(
             "give --slo JOB=30s, or write them under [tool.jobdoctor.slo_ms]",
         )
     given = [named(base.traffic, change) for change in given]
-    hopeless = _hopeless(base, given, slos_s)
+    runs = _run_p95(base, given, slos_s)
+    faster = {change.job for change in given if isinstance(change, Speedup)}
+    hopeless = tuple(
+        Hopeless(job, run_s, slos_s[job])
+        for job, run_s in runs.items()
+        if (1.0 if job in faster else _LEAST_FACTOR) * run_s > slos_s[job]
+    )
     slos_s = {job: slo_s for job, slo_s in slos_s.items() if all(job != each.job for each in hopeless)}
     late = _missed(base, given, slos_s)
     tried = [Tried(tuple(given), 0.0, late)]
@@ -95,41 +104,51 @@ def find(
         return Found(None if hopeless else tuple(given), tuple(given), tried, True, hopeless)
     options = sorted(_options(base, late, given), key=lambda option: (option.cost, str(option.changes)))
     budget = min(most, max(10, MOST_JOBS_REPLAYED // max(1, len(base.traffic))))
-    queue: list[tuple[float, int, tuple[int, ...]]] = []
-    for index, option in enumerate(options):
-        heappush(queue, (option.cost, 1, (index,)))
+    # A job whose run alone is too long has to be faster, whatever else is changed.
+    needed = [
+        [(cost, Speedup(job, factor)) for factor, cost in _SPEEDUPS if factor * runs[job] <= slos_s[job]]
+        for job in slos_s
+        if runs[job] > slos_s[job]
+    ]
+    starts = [
+        (sum(cost for cost, _ in each), tuple(change for _, change in each)) for each in product(*needed)
+    ]  # fmt: skip
+    queue: list[tuple[float, int, tuple[int, ...]]] = []  # cost, which start, which options
+    for number, (cost, _) in enumerate(starts):
+        heappush(queue, (cost, number, ()))
     best = tried[0]
     while queue and len(tried) <= budget:
-        cost, depth, chosen = heappop(queue)
-        changes = (*given, *(change for index in chosen for change in options[index].changes))
-        try:
-            missed = _missed(base, changes, slos_s)
-        except ConfigError:
-            continue  # options that exclude each other
-        tried.append(Tried(changes, cost, missed))
-        if progress is not None:
-            progress(len(tried), budget)
-        if not missed:
-            return Found(None if hopeless else changes, changes, tried, False, hopeless)
-        if len(missed) < len(best.missed):
-            best = tried[-1]
-        if depth < _DEPTH:
-            subjects = {options[index].subject for index in chosen}
-            for index in range(chosen[-1] + 1, len(options)):
+        cost, number, chosen = heappop(queue)
+        start = starts[number][1]
+        changes = (*given, *start, *(change for index in chosen for change in options[index].changes))
+        if start or chosen:  # without any it was tried
+            try:
+                missed = _missed(base, changes, slos_s)
+            except ConfigError:
+                continue  # options that exclude each other
+            tried.append(Tried(changes, cost, missed))
+            if progress is not None:
+                progress(len(tried), budget)
+            if not missed:
+                return Found(None if hopeless else changes, changes, tried, False, hopeless)
+            if len(missed) < len(best.missed):
+                best = tried[-1]
+        if len(chosen) < _DEPTH:
+            subjects = {options[index].subject for index in chosen} | {f"speed {change.job}" for change in start}
+            for index in range(chosen[-1] + 1 if chosen else 0, len(options)):
                 if options[index].subject not in subjects:
-                    heappush(queue, (cost + options[index].cost, depth + 1, (*chosen, index)))
+                    heappush(queue, (cost + options[index].cost, number, (*chosen, index)))
     return Found(None, best.changes, tried, not queue, hopeless)
 
 
-def _hopeless(base: Baseline, given: Sequence[Change], slos_s: Mapping[str, float]) -> tuple[Hopeless, ...]:
+def _run_p95(base: Baseline, given: Sequence[Change], slos_s: Mapping[str, float]) -> dict[str, float]:
+    """Of each promised job, how long it keeps a worker, in s."""
     traffic, _ = apply(base.traffic, base.pools, given)
     times: dict[str, list[float]] = {job: [] for job in slos_s}
     for job, service in zip(traffic.job, traffic.service, strict=True):
         if traffic.jobs[job] in times:
             times[traffic.jobs[job]].append(service)
-    least = min(factor for factor, _ in _SPEEDUPS)
-    found = [Hopeless(job, quantile(sorted(own), SLO_SHARE), slos_s[job]) for job, own in times.items()]
-    return tuple(each for each in found if least * each.run_p95 > each.slo_s)
+    return {job: quantile(sorted(own), SLO_SHARE) for job, own in times.items()}
 
 
 def _missed(base: Baseline, changes: Sequence[Change], slos_s: Mapping[str, float]) -> tuple[str, ...]:

@@ -184,8 +184,17 @@ if now - tonumber(state[3] or '0') > tonumber(ARGV[2]) then
   redis.call('HSET', key, 'returned_at', ARGV[1])
   return {0}
 end
-if mark or redis.call('HGET', job, 'status') ~= 'queued' or redis.call('PTTL', job) ~= -1
-    or redis.call('SCARD', KEYS[6]) == 0 then
+-- A worker that was killed stays in the set of those that listen, until another one cleans it; its own key is gone
+-- sooner. Some are looked at: where none of them lives, the job runs here.
+local function heard()
+  for _, worker in ipairs(redis.call('SRANDMEMBER', KEYS[6], 10)) do
+    if redis.call('EXISTS', worker) == 1 then
+      return true
+    end
+  end
+  return false
+end
+if mark or redis.call('HGET', job, 'status') ~= 'queued' or redis.call('PTTL', job) ~= -1 or not heard() then
   return {3}
 end
 if now >= tonumber(state[2]) then

@@ -109,9 +109,9 @@ def test_the_search(store: Path) -> None:
     assert data["slos_met"] is True
     assert data["find"]["tried"][-1]["missed"] == []
     assert data["changes"] == data["find"]["changes"] != []
-    never = asked("--find", "--slo", "build_report=1s")
-    assert never["find"]["changes"] is None
-    assert REPORT in never["find"]["tried"][0]["missed"]
+    faster = asked("--find", "--slo", "build_report=1s")["find"]
+    assert f"--speedup {REPORT}=0.25" in faster["changes"]
+    assert REPORT in faster["tried"][0]["missed"]
 
 
 def test_the_page_is_one_file_that_loads_nothing(store: Path) -> None:

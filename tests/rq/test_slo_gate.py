@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import random
 import time
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -163,6 +165,65 @@ def test_nobody_listens_to_the_slowest_queue(queue: Queue, redis_client: redis.R
     queue.enqueue(jobs.fast)
     assert take(alone)[1] is False
     alone.register_death()
+
+
+def test_only_workers_that_live_listen(queue: Queue, redis_client: redis.Redis) -> None:
+    alone = worker_of(redis_client, FAST)
+    killed = worker_of(redis_client, SLOW)
+    demote(redis_client)
+    queue.enqueue(jobs.fast)
+    redis_client.delete(killed.key)  # it expires when nobody renews it; the set has its name for longer
+    assert take(alone)[1] is False
+    other = worker_of(redis_client, SLOW)
+    queue.enqueue(jobs.fast)
+    assert take(alone)[1] is True
+    for each in (alone, killed, other):
+        each.register_death()
+
+
+def test_whatever_happens_each_job_is_in_one_place_and_moved_once_at_most(redis_client: redis.Redis) -> None:
+    """Random enqueues, with all sorts of options, and takes by workers of one queue and of two."""
+    rng = random.Random(2)
+    fast, slow = Queue(FAST, connection=redis_client), Queue(SLOW, connection=redis_client)
+    workers = [worker_of(redis_client, FAST), worker_of(redis_client, FAST, SLOW), worker_of(redis_client, SLOW)]
+    gates = [SloGate(worker, Settings()) for worker in workers]
+    known: dict[str, dict[bytes, bytes]] = {}
+    moves: Counter[str] = Counter()
+    ran: set[str] = set()
+    demote(redis_client)
+    for _ in range(70):
+        if rng.random() < 0.45:
+            options: dict[str, Any] = rng.choice(
+                [
+                    {}, {"at_front": True}, {"ttl": 600}, {"meta": {"a": 1}, "retry": Retry(max=2)},
+                    {"repeat": rq.Repeat(times=2)}, {"job_timeout": 9, "failure_ttl": 7, "result_ttl": 3},
+                ]
+            )  # fmt: skip
+            job = rng.choice([fast, fast, slow]).enqueue(jobs.fast, **options)
+            known[job.id] = redis_client.hgetall(job.key)
+        else:
+            place = rng.randrange(3)
+            if not any(queue.count for queue in workers[place].queues):
+                continue
+            job, queue = workers[place].dequeue_job_and_maintain_ttl(None)
+            if gates[place].moved(job, queue):
+                moves[job.id] += 1
+            else:
+                ran.add(job.id)  # RQ would register it now
+                redis_client.lrem(fast.intermediate_queue_key, 0, job.id)
+                redis_client.lrem(slow.intermediate_queue_key, 0, job.id)
+        lists = [f"rq:queue:{name}{end}" for name in (FAST, SLOW) for end in ("", ":intermediate")]
+        waiting = Counter(each.decode() for key in lists for each in redis_client.lrange(key, 0, -1))
+        assert waiting == Counter({*known} - ran)
+    assert len(moves) > 5
+    assert set(moves.values()) == {1}
+    for job_id, before in known.items():
+        now = redis_client.hgetall(f"rq:job:{job_id}")
+        assert (now.pop(MARK.encode(), None) is not None) == (moves[job_id] > 0)
+        assert now == {**before, b"origin": SLOW.encode() if moves[job_id] else before[b"origin"]}
+        assert not (moves[job_id] and {b"repeats_left", b"ttl"} & before.keys())
+    for worker in workers:
+        worker.register_death()
 
 
 def test_exempt_jobs_run(queue: Queue, worker: Any, redis_client: redis.Redis) -> None:
