@@ -3,7 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-JOBS ?= 2
+# One more than the cores of a small machine: a third of their time, tests wait for something.
+JOBS ?= 3
 
 .PHONY: help demo gallery test proof lint bench clean
 .DEFAULT_GOAL := help

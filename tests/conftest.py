@@ -17,17 +17,28 @@ from sample_app import servers
 from tests import mariadb
 
 TESTS = Path(__file__).parent
-#: Directories whose tests wait for processes: they begin first, so that no worker is left with one of their files while
-#: the others have nothing more to do.
-SLOW = ("integration", "store", "benchmarks", "sample_app", "browser", "pytest_plugin", "cli", "capture")
+#: Directories and files that take longest: they begin first, so that no worker is left with one of them while the
+#: others have nothing more to do.
+SLOW = (
+    "integration",
+    "store",
+    "benchmarks",
+    "sample_app",
+    "browser",
+    "pytest_plugin",
+    "cli",
+    "test_architecture.py",
+    "test_fingerprint.py",
+    "capture",
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files keep together, in the order of their directories in :data:`SLOW`; ``--dist loadfile`` deals them out so."""
+    """Files keep together, in the order of :data:`SLOW`; ``--dist loadfile`` deals them out so."""
 
     def turn(item: pytest.Item) -> int:
-        directory = item.path.relative_to(TESTS).parts[0] if item.path.is_relative_to(TESTS) else ""
-        return SLOW.index(directory) if directory in SLOW else len(SLOW)
+        first = item.path.relative_to(TESTS).parts[0] if item.path.is_relative_to(TESTS) else ""
+        return SLOW.index(first) if first in SLOW else len(SLOW)
 
     items.sort(key=turn)
 

@@ -54,8 +54,9 @@ def test_two_workers_listen_to_promises(redis_client: redis.Redis, valkey_url: s
     ],
 )
 def test_bad_input_is_said_before_anything_begins(
-    redis_client: redis.Redis, valkey_url: str, arguments: list[str], said: str
+    redis_client: redis.Redis, valkey_url: str, monkeypatch: pytest.MonkeyPatch, arguments: list[str], said: str
 ) -> None:
+    monkeypatch.setattr(sys, "path", list(sys.path))  # to which RQ adds
     with pytest.raises(ConfigError) as caught:
         command.main(["--burst", "--no-collect", "--url", valkey_url, *arguments], standalone_mode=False)
     assert said in str(caught.value)
