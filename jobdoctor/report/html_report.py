@@ -54,7 +54,7 @@ _CLASS_WORD = re.compile(r"[^a-z_]")
 _BACKTICKS = re.compile(r"(?<!\w)`([^`\n]{1,120})`")
 
 #: Where a long dotted name may be broken, and which words of a sentence are so long.
-_JOINT = re.compile(r"(?<=[._])(?=\w)")
+_JOINT = re.compile(r"(?<=[._])(?=[^\W\d])")
 _LONG_WORD = re.compile(r"\S{25,}")
 
 _COMMENT_COLUMN = re.compile(r"(?<=\S) {3,}# ")

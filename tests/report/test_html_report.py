@@ -69,6 +69,15 @@ def html(request: pytest.FixtureRequest) -> str:
     return page(request.param)
 
 
+def test_long_names_may_be_broken_between_their_words_and_addresses_not() -> None:
+    said = html_report.prose("held by sample_app.jobs.stock.recount & `a.b` at http://127.0.0.1:8899/a/long/path, f.py")
+    assert said == (
+        "held by sample_<wbr>app.<wbr>jobs.<wbr>stock.<wbr>recount &amp; <code>a.b</code>"
+        " at http://127.0.0.1:8899/a/long/path, f.py"
+    )
+    assert html_report.breakable("app.<b>_x.1") == "app.&lt;b&gt;_<wbr>x.1"
+
+
 def test_every_tag_is_closed(html: str) -> None:
     assert Reader(html).open == []
 
