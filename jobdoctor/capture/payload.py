@@ -284,10 +284,16 @@ def _collapsed(values: list[Value], length: int) -> list[Value]:
             values[index:] = [whole]
 
 
+_PARTIAL = "functools.partial"
+#: What a pickle of a bound method begins with; its name comes later.
+_BOUND = frozenset({"builtins.getattr", "__builtin__.getattr"})
+
+
 def function_name(data: bytes, serializer: str = "pickle") -> str | None:
     """The dotted name of the function, without unpickling; None when it cannot be read.
 
-    For a method RQ pickles the instance and the bare name: the name is then that of the class and the method.
+    For a method RQ pickles the instance and the bare name: the name is then that of the class and the method. A
+    ``functools.partial`` goes by the function that it calls.
     """
     try:
         if serializer == "json":
@@ -304,6 +310,12 @@ def function_name(data: bytes, serializer: str = "pickle") -> str | None:
             if values and values[0].name and "." in values[0].name and values[0].kind == "str":
                 return values[0].name
             if len(values) >= 2 and (values[1].kind == "None" or values[1].rich):
+                if values[1].name == _PARTIAL and not ended:
+                    called = next((each.name for each in values[2:] if each.rich and each.name != _PARTIAL), None)
+                    if called is None:
+                        continue
+                    if "." in called and called not in _BOUND:
+                        return called
                 return values[0].name if values[1].kind == "None" else f"{values[1].kind}.{values[0].name}"
             if ended:
                 break

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import re
+from types import ModuleType, NoneType
 from typing import Any
 
 from rq.job import Job
@@ -36,11 +38,24 @@ def job_name(job: Job) -> str:
     known = job.__dict__.get("_func_name")
     if isinstance(known, str) and known:
         instance = job.__dict__.get("_instance")
+        if isinstance(instance, functools.partial):
+            return _called_by(instance) or f"functools.partial.{known}"
         return known if instance is None or "." in known else f"{dotted(type(instance))}.{known}"
     data = job.__dict__.get("_data")
     if not isinstance(data, bytes):
         return name_of_data(b"", "", job.description or "")
     return name_of_data(data, serializer_name(job.serializer), job.description or "")
+
+
+def _called_by(partial: functools.partial[Any]) -> str:
+    """What a partial goes by, as its data tells before it is unpickled; empty for a bound method."""
+    called = partial.func
+    while isinstance(called, functools.partial):
+        called = called.func
+    if not isinstance(getattr(called, "__self__", None), NoneType | ModuleType):
+        return ""
+    named = called if hasattr(called, "__qualname__") else type(called)
+    return f"{named.__module__}.{named.__qualname__}"
 
 
 def name_of_data(data: bytes, serializer: str, description: str) -> str:

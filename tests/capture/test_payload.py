@@ -6,6 +6,7 @@ import collections
 import datetime
 import decimal
 import enum
+import functools
 import json
 import os
 import pathlib
@@ -284,6 +285,9 @@ def test_another_serializer_is_opaque() -> None:
         (("min", None, (1,), {}), "min"),
         (("total", Order(a=1), (), {}), f"{__name__}.Order.total"),
         (("total", Slots(), (), {}), f"{__name__}.Slots.total"),
+        (("__call__", functools.partial(measure, b""), (), {}), f"{__name__}.measure"),
+        (("__call__", functools.partial(functools.partial(measure, Order(a=1)), 2), (), {}), f"{__name__}.measure"),
+        (("__call__", functools.partial(Order(a=1).total, 2), (), {}), "functools.partial.__call__"),
     ],
 )
 def test_function_names(call: Any, name: str) -> None:
