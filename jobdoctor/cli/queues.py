@@ -58,8 +58,9 @@ def command(
 
     What stands in line and what the workers run is read from Redis, and changes nothing there; how long such jobs take
     is known from the recordings (of the last day, or --since). The line is played through many times: the median and
-    the 95th percentile of the wait are shown with what they are based on. Without a server the recordings alone speak,
-    without recordings the server alone.
+    the 95th percentile of the wait are shown with what they are based on. Recorded waits are told apart by how the jobs
+    came to the queue: straight, scheduled, deferred, retried and so on. Depths over time (of the last hour, or --since)
+    are samples that workers take. Without a server the recordings alone speak, without recordings the server alone.
     """
     from msgspec.structs import replace
 
