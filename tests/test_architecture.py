@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -47,9 +48,14 @@ FENCES = {
 HEAVY = ("sqlalchemy", "jinja2", "rich", "pyinstrument", "jobdoctor.store", "jobdoctor.diagnosis", "jobdoctor.report")
 
 
-def _files() -> Iterator[tuple[str, ast.Module]]:
+@functools.cache
+def _imported() -> dict[str, set[str]]:
+    """The dotted names that each file of the package imports."""
+    found = {}
     for path in sorted(PACKAGE.rglob("*.py")):
-        yield path.relative_to(PACKAGE).as_posix(), ast.parse(path.read_text(encoding="utf-8"))
+        file = path.relative_to(PACKAGE).as_posix()
+        found[file] = set(_imports(ast.parse(path.read_text(encoding="utf-8")), file))
+    return found
 
 
 def _imports(tree: ast.AST, file: str) -> Iterator[str]:
@@ -70,7 +76,8 @@ def _imports(tree: ast.AST, file: str) -> Iterator[str]:
             yield from (f"{base}.{alias.name}" for alias in node.names)
         elif (
             isinstance(node, ast.Call)
-            and ast.unparse(node.func) in ("import_module", "importlib.import_module", "__import__")
+            and (node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", ""))
+            in ("import_module", "__import__")
             and node.args
             and isinstance(node.args[0], ast.Constant)
         ):
@@ -84,11 +91,11 @@ def _part(name: str) -> str:
 
 def test_layers() -> None:
     wrong = []
-    for file, tree in _files():
+    for file, names in _imported().items():
         allowed = MAY_IMPORT.get(_part(file))
         if allowed is None:
             continue
-        for name in set(_imports(tree, file)):
+        for name in names:
             parts = name.split(".")
             if (
                 parts[0] == "jobdoctor"
@@ -102,8 +109,8 @@ def test_layers() -> None:
 
 def test_fences() -> None:
     wrong = []
-    for file, tree in _files():
-        for name in set(_imports(tree, file)):
+    for file, names in _imported().items():
+        for name in names:
             library = name.split(".")[0]
             places = FENCES.get(library, ("",))
             if not file.startswith(places):
@@ -116,9 +123,9 @@ def test_rules_are_pure() -> None:
     impure = {"os", "io", "time", "datetime", "random", "socket", "subprocess", "pathlib", "logging", "threading"}
     wrong = [
         f"{file} imports {name}"
-        for file, tree in _files()
+        for file, names in _imported().items()
         if file.startswith("diagnosis/checklist/")
-        for name in set(_imports(tree, file))
+        for name in names
         if name.split(".")[0] in impure
     ]
     assert not wrong, "\n".join(sorted(wrong))
