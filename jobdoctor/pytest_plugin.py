@@ -117,6 +117,8 @@ def _session(config: pytest.Config) -> GateSession:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Generator[None, Any, Any]:
+    if FAILURES in item.stash:  # of an earlier try: some plugins run a failed test again
+        del item.stash[FAILURES]
     result = yield
     doctor = item.stash.get(DOCTOR, None)
     budget = item.stash.get(BUDGET, None)
@@ -155,7 +157,9 @@ class _Gathered:
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         self.ran[report.nodeid] = None
         told = getattr(report, "jobdoctor", None)
-        if told is not None:
+        if (
+            told is not None and str(report.outcome) != "rerun"
+        ):  # as pytest-rerunfailures says of a try that does not count
             self.told.append((report.nodeid, told))
 
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
@@ -180,7 +184,9 @@ class _Gathered:
 
         stopped = self.stopped or bool(session.shouldstop or session.shouldfail) or exitstatus > 1
         partial = summary.narrowed(self.config, deselected=self.deselected, stopped=stopped)
-        self.said = summary.finish(self.config, self.told, list(self.ran), why_partial=partial)
+        self.said, written = summary.finish(self.config, self.told, list(self.ran), why_partial=partial)
+        if not written and session.exitstatus == pytest.ExitCode.OK:
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         if self.told or self.said:

@@ -6,10 +6,13 @@ is said (and kept by ``--jobdoctor-update``). Memory compares with a margin; for
 
 from __future__ import annotations
 
+import fcntl
 import os
+import re
 import tempfile
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
@@ -27,6 +30,8 @@ from jobdoctor.gate.timing import Timing
 from jobdoctor.model import SpanGroup
 
 SCHEMA = 1
+_ANEW = "delete it and write it anew with --jobdoctor-update"
+_CONFLICT = re.compile(rb"^(?:<{7}|>{7}) ", re.MULTILINE)
 
 
 class Entry(Struct, omit_defaults=True):
@@ -58,18 +63,39 @@ class Comparison(Struct):
 def read(path: Path) -> Baseline:
     """The file's baseline. ConfigError when it is none, or another version's."""
     try:
-        found = msgspec.json.decode(path.read_bytes(), type=Baseline)
+        data = path.read_bytes()
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}", "make it readable") from None
+    if _CONFLICT.search(data):
+        raise ConfigError(
+            f"{path} has the conflict markers of a merge", "take either side whole, then run with --jobdoctor-update"
+        )
+    try:
+        found = msgspec.json.decode(data, type=Baseline)
     except msgspec.MsgspecError as error:
-        raise ConfigError(f"{path} is no baseline: {error}", "write it anew with --jobdoctor-update") from None
+        raise ConfigError(f"{path} is no baseline: {error}", _ANEW) from None
     if found.schema != SCHEMA:
-        raise ConfigError(f"{path} is of version {found.schema}, not {SCHEMA}", "write it anew with --jobdoctor-update")
+        raise ConfigError(f"{path} is of version {found.schema}, not {SCHEMA}", _ANEW)
     return found
 
 
+@contextmanager
+def alone(path: Path) -> Iterator[None]:
+    """While one session reads, merges and writes the file, others wait. ConfigError when its folder cannot be made."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        folder = os.open(path.parent, os.O_RDONLY)
+    except OSError as error:
+        raise _unwritable(path, error) from None
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(folder)
+
+
 def write(path: Path, baseline: Baseline) -> None:
-    """Writes the file whole or not at all, sorted, one figure a line."""
+    """Writes the file whole or not at all, sorted, one figure a line. Its folder is there: see ``alone``."""
     ordered = {
         test: {
             job: msgspec.structs.replace(
@@ -81,14 +107,17 @@ def write(path: Path, baseline: Baseline) -> None:
     }
     text = msgspec.json.format(msgspec.json.encode(Baseline(tests=ordered)), indent=1) + b"\n"
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=path.name)
         with os.fdopen(descriptor, "wb") as file:
             file.write(text)
         os.chmod(name, 0o644)
         os.replace(name, path)
     except OSError as error:
-        raise ConfigError(f"cannot write {path}: {error.strerror}", "give another --jobdoctor-baseline") from None
+        raise _unwritable(path, error) from None
+
+
+def _unwritable(path: Path, error: OSError) -> ConfigError:
+    return ConfigError(f"cannot write {path}: {error.strerror}", "give another --jobdoctor-baseline")
 
 
 def merged(old: Baseline, new: Mapping[str, dict[str, Entry]], ran: Iterable[str] | None) -> tuple[Baseline, list[str]]:

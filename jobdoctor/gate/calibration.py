@@ -1,9 +1,9 @@
 """Workloads that tell how fast this machine is at this moment, to hold a job's time against.
 
 A busy machine does not slow everything alike: a neighbour on the same core halves what arithmetic gets, one that
-streams memory slows what misses the caches. So there are several, each about as long as a cell of a job that matters,
-and a job counts as slower only where it is slower than all of them are. Times are CPU of this thread: what waits for a
-processor does not count.
+streams memory slows what misses the caches, and a processor that two virtual ones share slows calls and strings more
+than it slows arithmetic. So there are several, of what jobs in Python mostly do; ``timing`` finds the mix that follows
+a job. Times are CPU of this thread: what waits for a processor does not count.
 """
 
 from __future__ import annotations
@@ -21,16 +21,24 @@ _ROWS = [{"id": number, "name": f"name {number}", "price": number * 1.1, "tags":
 _SCATTERED = [(number * 7_919) % 200_003 for number in range(200_003)]
 
 
-def _arithmetic() -> int:
+class _Line:
+    def __init__(self, price: int, number: int) -> None:
+        self.price, self.number = price, number
+
+    def total(self) -> int:
+        return self.price * self.number
+
+
+def _calls() -> int:
     total = 0
-    for number in range(90_000):
-        total = (total * 31 + number) & 0xFFFFFF
+    for number in range(12_000):
+        total += _Line(number, 2).total() & 0xFFFF
     return total
 
 
 def _objects() -> int:
     total = 0
-    for number in range(12_000):
+    for number in range(8_000):
         row = {"id": number, "name": str(number), "lines": [number, number + 1]}
         total += len(row["name"]) + row["lines"][1]  # type: ignore[arg-type,index]
     return total
@@ -40,7 +48,7 @@ def _memory() -> int:
     total = 0
     position = 0
     scattered = _SCATTERED
-    for _ in range(18_000):
+    for _ in range(12_000):
         position = scattered[position]
         total += position
         position = (position + 1) % 200_003
@@ -49,26 +57,35 @@ def _memory() -> int:
 
 def _library() -> int:
     found = 0
-    for _ in range(3):
+    for _ in range(2):
         found += len(re.findall(r"(\d+) x (SKU-\d+)", _TEXT))
         text = json.dumps(_ROWS)
         found += len(json.loads(text)) + len(sorted(text.split(",")))
     return found
 
 
+def _strings() -> int:
+    found: dict[str, int] = {}
+    for number in range(8_000):
+        name = f"order-{number % 701:05}"
+        found[name] = found.get(name, 0) + len(name.upper())
+    return len(sorted(found))
+
+
 def _heap() -> int:
     # Kept until all are made: their memory comes from the kernel, page by page, and goes back to it.
-    rows = [{"id": number, "lines": [number]} for number in range(12_000)]
+    rows = [{"id": number, "lines": [number]} for number in range(9_000)]
     return len(rows)
 
 
 #: By name; each takes some milliseconds.
 KERNELS: dict[str, Callable[[], int]] = {
-    "arithmetic": _arithmetic,
+    "calls": _calls,
     "heap": _heap,
     "library": _library,
     "memory": _memory,
     "objects": _objects,
+    "strings": _strings,
 }
 
 

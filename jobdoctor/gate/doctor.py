@@ -125,6 +125,9 @@ class Doctor:
         self.profiles.append(profile)
         if not worked.finished:
             raise JobFailedError(f"{last.job} ended as {last.outcome}\n{worked.failure}".rstrip(), profile)
+        if worked.value == burst.NOT_STORED:
+            why = f"{last.job} finished, and RQ could not store what it returned; return plain data, an id or nothing"
+            raise JobFailedError(why, profile)
         return profile
 
     def record(self, name: str = "block") -> Recording:

@@ -145,8 +145,10 @@ class GateSession:
                 text = render(build_context(diagnosis_of(executions), Path.cwd()))
                 folder.mkdir(parents=True, exist_ok=True)
                 path.write_text(text, encoding="utf-8")
-            except (OSError, ConfigError) as error:
-                said.append(f"not written: {path} ({error})")
+            except ConfigError as error:
+                said.append(f"not written: {error}")
+            except OSError as error:
+                said.append(f"not written: {folder}: {error.strerror}; give another --jobdoctor-report")
             else:
                 said.append(str(path))
         return said

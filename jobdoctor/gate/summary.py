@@ -34,9 +34,10 @@ _NARROWING = (
 Told = Sequence[tuple[str, dict[str, Any]]]
 
 
-def finish(config: pytest.Config, told: Told, ran: Sequence[str], *, why_partial: str) -> list[str]:
-    """Writes the files that were asked for; sentences about it."""
+def finish(config: pytest.Config, told: Told, ran: Sequence[str], *, why_partial: str) -> tuple[list[str], bool]:
+    """Writes the files that were asked for; sentences about it, and whether all could be written."""
     said: list[str] = []
+    written = True
     failures = failures_of(told)
     path = config.getoption("jobdoctor_sarif")
     if path:
@@ -46,6 +47,7 @@ def finish(config: pytest.Config, told: Told, ran: Sequence[str], *, why_partial
             file.write_text(sarif.render(failures), encoding="utf-8")
         except OSError as error:
             said.append(f"SARIF not written: {file}: {error.strerror}; give another --jobdoctor-sarif")
+            written = False
         else:
             said.append(f"SARIF: {path}, {words.count(len(failures), 'result')}")
     if config.getoption("jobdoctor_update"):
@@ -53,20 +55,22 @@ def finish(config: pytest.Config, told: Told, ran: Sequence[str], *, why_partial
             said.append(_update(config, told, ran, why_partial))
         except ConfigError as error:
             said.append(f"baseline not written: {error}")
-    return said
+            written = False
+    return said, written
 
 
 def _update(config: pytest.Config, told: Told, ran: Sequence[str], why_partial: str) -> str:
     path = baseline_path(config)
-    old = baseline.read(path) if path.is_file() else Baseline()
     new = {
         test: msgspec.convert(each["entries"], dict[str, Entry])
         for test, each in told
         if each.get("entries") is not None
     }
     known = {test: jobs for test, jobs in new.items() if jobs}
-    written, stale = baseline.merged(old, known, None if why_partial else ran)
-    baseline.write(path, written)
+    with baseline.alone(path):
+        old = baseline.read(path) if path.is_file() else Baseline()
+        written, stale = baseline.merged(old, known, None if why_partial else ran)
+        baseline.write(path, written)
     said = f"baseline: {_shown(path, config)}, {words.count(len(known), 'test')} written"
     if stale:
         said += f", {words.count(len(stale), 'stale one')} removed"
@@ -111,7 +115,7 @@ def write(terminal: pytest.TerminalReporter, config: pytest.Config, told: Told, 
 
 
 def _reports(told: Told) -> list[str]:
-    return [f"report: {path}" for _, each in told for path in each.get("reports", ())]
+    return list(dict.fromkeys(f"report: {path}" for _, each in told for path in each.get("reports", ())))
 
 
 def _remarks(told: Told) -> list[str]:

@@ -11,6 +11,10 @@ The old code is not there to be run beside the new one. What both can be held ag
 3. A job is suspected when a first look is slower by two thirds of the margin, and failed when a second, longer look
    shows the whole margin by itself (Mann-Whitney, and the size of the shift), in both of its halves and in their faster
    rounds, too.
+
+How many lines of Python the job executes (``work``) is known without noise. A job that executes more of them, and comes
+out slower, fails when the mean of both (of their logarithms) is beyond the margin: where the machine hides a part of
+the slowdown, the lines show it. Lines alone never fail, and without more lines the time has to show all.
 """
 
 from __future__ import annotations
@@ -29,7 +33,7 @@ from statistics import fmean, median, quantiles
 from msgspec import Struct
 
 from jobdoctor import words
-from jobdoctor.gate import calibration, counting
+from jobdoctor.gate import calibration, counting, work
 from jobdoctor.gate.failure import Call, Failure, call_of
 from jobdoctor.gate.profile import Profile
 from jobdoctor.gate.rank_tests import higher
@@ -38,11 +42,13 @@ from jobdoctor.gate.rank_tests import higher
 MARGIN = 0.15
 #: Rounds of the baseline: alone, beside a process that streams memory, and beside one that takes our processor.
 ALONE, BESIDE = 8, 6
-#: Rounds of the first look and of the second.
+#: Rounds of the first look and of the second. Of the second, as many as of the first are enough where lines tell, too.
 FIRST, SECOND = 7, 14
 #: Of the margin, what the first look must show: a true slowdown must not be lost to it.
 SUSPECT = 2 / 3
 FIRST_P, SECOND_P = 0.01, 0.001
+#: Of the margin, what the time must show of a job that executes more lines.
+FELT = 1 / 3
 #: How many times the margin must be of what the mix of workloads left unexplained under load.
 UNEXPLAINED = 2.5
 #: A margin this many times wider than asked is tried to be avoided, by writing the baseline so often at most.
@@ -55,9 +61,11 @@ COMPUTES = 0.5
 #: Weights of a mix are multiples of one over this.
 _STEPS = 5
 
+#: They end by themselves when the process that started them is gone, whatever ended it.
+_WHILE_WANTED = "import os\nstarter = os.getppid()\nwhile os.getppid() == starter:\n    "
 _LOADS = {
-    "memory": "a = bytearray(1 << 26)\nb = bytearray(1 << 26)\nwhile True:\n    a[:] = b\n    b[:] = a\n",
-    "processor": "while True:\n    sum(range(10_000))\n",
+    "memory": f"a = bytearray(1 << 26)\nb = bytearray(1 << 26)\n{_WHILE_WANTED}a[:] = b\n    b[:] = a\n",
+    "processor": f"{_WHILE_WANTED}sum(range(10_000))\n",
 }
 
 
@@ -77,11 +85,13 @@ class Timing(Struct):
     kernels: str
     rounds: list[str]
     peak_bytes: int | None = None  # of what Python allocated in one run
+    lines: int | None = None  # of Python, executed in one run
 
 
 class Measured(Struct):
     """What ``timed`` gives: ``ms`` is the job's median time by ``clock``; ``slowdown`` is 1.3 for 30% more than the
-    baseline, None without one. ``remark`` says why there is none, or what the comparison is worth."""
+    baseline, None without one; ``grown`` says the same of the lines of Python. ``remark`` says why there is none, or
+    what the comparison is worth."""
 
     job: str
     ms: float
@@ -89,16 +99,19 @@ class Measured(Struct):
     machine: str
     timing: Timing
     slowdown: float | None = None
+    grown: float | None = None
     margin: float = MARGIN
     remark: str = ""
 
 
 class Fit(Struct, frozen=True):
-    """A mix of the workloads that follows a job. ``margin`` is what a slowdown must exceed, a share."""
+    """A mix of the workloads that follows a job. ``margin`` is what a slowdown must exceed, a share: what
+    was ``asked``, or more where the mix does not explain the baseline."""
 
     weights: tuple[float, ...]
     residuals: list[float]
     margin: float
+    asked: float
 
     def rest(self, rounds: Sequence[Round]) -> list[float]:
         """What the mix leaves of each round: logarithms, of which only differences mean something."""
@@ -110,7 +123,7 @@ def measure(
 ) -> list[Round]:
     """``run`` gives (CPU ms, busy ms) of one run; each round repeats it and takes the means."""
     found = []
-    with _other_objects_frozen():
+    with _other_objects_frozen(), work.untraced():
         before = calibration.kernel_times()
         for _ in range(rounds):
             times = []
@@ -217,7 +230,7 @@ def fit(rounds: Sequence[Round], margin: float) -> Fit:
     for each, value in zip(rounds, rest, strict=True):
         by_load.setdefault(each.load, []).append(value)
     unexplained = max(abs(median(values) - middle) for values in by_load.values())
-    return Fit(weights, rest, max(margin, math.expm1(UNEXPLAINED * unexplained)))
+    return Fit(weights, rest, max(margin, math.expm1(UNEXPLAINED * unexplained)), margin)
 
 
 def slowdown(before: Fit, rounds: Sequence[Round]) -> tuple[float, float]:
@@ -226,14 +239,27 @@ def slowdown(before: Fit, rounds: Sequence[Round]) -> tuple[float, float]:
     return math.exp(median(now) - median(before.residuals)), higher(before.residuals, now)
 
 
-def slower(before: Fit, more: Callable[[int], list[Round]]) -> tuple[float, bool]:
-    """(how many times slower, whether that is a failure). ``more`` runs as many rounds as it is asked for."""
-    times, p = slowdown(before, more(FIRST))
-    if times <= 1 + SUSPECT * before.margin or p > FIRST_P:
+def slower(before: Fit, more: Callable[[int], list[Round]], grown: float | None = None) -> tuple[float, bool]:
+    """(how many times slower, whether that is a failure). ``more`` runs as many rounds as it is asked for; ``grown`` is
+    how many times more lines of Python the job executes."""
+    works_more = grown is not None and grown > 1 + before.asked
+    first = more(FIRST)
+    times, p = slowdown(before, first)
+    if not works_more and (times <= 1 + SUSPECT * before.margin or p > FIRST_P):
         return times, False
-    second = more(SECOND)
+    second = more(FIRST if works_more else SECOND)
+    if works_more and _felt(before, [*first, *second], grown or 1.0):
+        return slowdown(before, [*first, *second])[0], True
+    if works_more:
+        second += more(SECOND - FIRST)
     times, p = slowdown(before, second)
     return times, times > 1 + before.margin and p < SECOND_P and _fastest_too(before, second)
+
+
+def _felt(before: Fit, rounds: Sequence[Round], grown: float) -> bool:
+    """Whether the time shows that more lines are executed, and both together that it is more than was asked."""
+    times, p = slowdown(before, rounds)
+    return times > 1 + FELT * before.asked and p < FIRST_P and math.sqrt(times * grown) > 1 + before.asked
 
 
 def _fastest_too(before: Fit, rounds: Sequence[Round]) -> bool:
@@ -278,10 +304,11 @@ def examine(
     else:
         rounds = []
     peak = peak_bytes(run)
+    lines = work.lines_of(lambda: run(False))
     asked = MARGIN if margin is None else margin
     if before is None:
         alone = median(each.job_us for each in rounds if not each.load) / 1_000
-        timing = Timing(clock, alone, kernels_name(), [_written(each) for each in rounds], peak)
+        timing = Timing(clock, alone, kernels_name(), [_written(each) for each in rounds], peak, lines)
         why = "" if writes else _why_not(job, machine, known(job))
         return Measured(job, alone, clock, machine, timing, margin=asked, remark=why), []
     fitted = fit([_read(line) for line in before.rounds], asked)
@@ -291,16 +318,17 @@ def examine(
         rounds.extend(found)
         return found
 
-    times, failed = slower(fitted, more)
+    grown = (lines + 1) / (before.lines + 1) if before.lines is not None else None
+    times, failed = slower(fitted, more, grown)
     now = median(each.job_us for each in rounds) / 1_000
-    timing = Timing(clock, now, kernels_name(), [_written(each) for each in rounds], peak)
-    measured = Measured(job, now, clock, machine, timing, times, fitted.margin)
+    timing = Timing(clock, now, kernels_name(), [_written(each) for each in rounds], peak, lines)
+    measured = Measured(job, now, clock, machine, timing, times, grown, fitted.margin)
     if fitted.margin > WIDE * asked:
         measured.remark = (
             f"{job}: compared with a margin of {words.share(fitted.margin)}, as the rounds of the baseline differ so "
             "much under load; write it anew on a calmer machine"
         )
-    failures = [_slower(measured, run(True))] if failed else []
+    failures = [_slower(measured, run(True), asked)] if failed else []
     failures += _larger(measured, before.peak_bytes)
     return measured, failures
 
@@ -361,13 +389,15 @@ def _why_not(job: str, machine: str, known: Mapping[str, Timing] | None) -> str:
     return f"{job}: not in the baseline; write it with --jobdoctor-update, on the machine that compares"
 
 
-def _slower(measured: Measured, profiled: Profile) -> Failure:
+def _slower(measured: Measured, profiled: Profile, asked: float) -> Failure:
     kind = "CPU" if measured.clock == "cpu" else "its own time"
     more = (measured.slowdown or 1.0) - 1
     what = (
         f"{measured.job}: {words.duration(measured.ms)} of {kind}, {words.share(more)} more than the baseline "
-        f"against this machine's speed, {words.share(measured.margin)} allowed"
+        f"against this machine's speed, {words.share(asked)} allowed"
     )
+    if measured.grown is not None and measured.grown > 1 + asked:
+        what += f"; it executes {words.share(measured.grown - 1)} more lines of Python"
     calls = [call_of(group) for group in counting.largest(profiled.groups, lambda group: group.cpu_ns > 0)]
     hot = hottest(profiled)
     return Failure(

@@ -31,6 +31,10 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)
 _PATIENCE_S = 10.0
 
 
+#: What RQ gives for a result that it could not serialise, from a job that it calls finished.
+NOT_STORED = "Unserializable return value"
+
+
 class Worked(Struct):
     """``executions`` are the job's attempts, oldest first. ``failure`` is RQ's text of the exception."""
 

@@ -128,7 +128,14 @@ def _perform(
 def _serialised(job: Job, value: Any) -> bytes | None:
     if job.result_ttl == 0:
         return None
-    data = job.serializer.dumps(value)
+    try:
+        data = job.serializer.dumps(value)
+    except Exception as error:
+        error.add_note(
+            f"{job.func_name} returned a {type(value).__name__}, which a worker cannot store; return plain data, an id "
+            "or nothing"
+        )
+        raise
     return data if isinstance(data, bytes) else None
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pytest
 from jobdoctor.errors import ConfigError
 from jobdoctor.gate import baseline
 from jobdoctor.gate.baseline import Baseline, Entry
+from jobdoctor.gate.profile import Profile
 from jobdoctor.gate.steady_size import steady_bytes
 from jobdoctor.gate.timing import Timing
 from tests.builders import make_group
@@ -70,7 +72,7 @@ def test_more_calls_fail_and_fewer_are_said() -> None:
         "app.sync: 0 -> 1 http call, of a shape that the baseline has not",
     ]
     assert compared.failures[0].callsite == "app/a.py:4"
-    assert compared.failures[0].rule == "JD401 n-plus-one-query"
+    assert [failure.rule for failure in compared.failures] == ["JD401 n-plus-one-query", ""]
     assert compared.less == ["app.sync: 2 -> 0 x sql: SELECT ?"]
 
 
@@ -82,7 +84,33 @@ def test_an_unchanged_profile_is_equal_to_its_own_entry() -> None:
     profile.data, profile.result_data = b"x" * 44, b""
     compared = baseline.compare(entry, profile)
     assert [failure.what for failure in compared.failures] == ["app.sync: payload 40 -> 44 bytes"]
+    assert compared.failures[0].rule == "JD101 large-payload"
+    profile.data, profile.result_data = b"x" * 40, b"yy"
+    assert [failure.rule for failure in baseline.compare(entry, profile).failures] == ["JD103 large-result"]
     assert compared.less == ["app.sync: result 1 -> 0 bytes"]
+
+
+def test_an_entry_has_steady_sizes_and_names_with_their_relation() -> None:
+    profile = profile_of(make_group(relationship="Order.items"), make_group(operation="COMMIT", effect="transaction"))
+    profile.data, profile.result_data, profile.serializer = pickle.dumps([1]), pickle.dumps([2]), "pickle"
+    before = baseline.entry_of(profile)
+    assert "sql: SELECT * FROM orders WHERE id = ? [Order.items]" in before.calls
+    profile.data, profile.result_data = pickle.dumps([2**20]), pickle.dumps([2**20])
+    assert baseline.entry_of(profile) == before
+
+
+def test_a_commit_for_each_row_has_its_own_rule() -> None:
+    def committed(count: int) -> Profile:
+        return profile_of(make_group(operation="COMMIT", fingerprint="COMMIT", effect="transaction", count=count))
+
+    [failure] = baseline.compare(baseline.entry_of(committed(1)), committed(8)).failures
+    assert (failure.what, failure.rule) == ("app.sync: 1 -> 8 queries", "JD406 commit-per-row")
+
+
+def test_runs_that_are_only_compared_are_no_entries() -> None:
+    first, again, compared = (profile_of(make_group()) for _ in range(3))
+    compared.compared = True
+    assert baseline.named([compared, first, compared, again]) == {"app.sync": first, "app.sync #2": again}
 
 
 def test_merging_keeps_other_tests_and_other_machines() -> None:
@@ -102,22 +130,73 @@ def test_merging_keeps_other_tests_and_other_machines() -> None:
 
 def test_the_file_is_sorted_and_stable(tmp_path: Path) -> None:
     one, other = tmp_path / "new" / "one.json", tmp_path / "other.json"
-    entry = Entry(calls={"b": 1, "a": 2}, payload_bytes=3)
+    times = {name: Timing("cpu", 1.0, "", []) for name in ("two", "one")}
+    entry = Entry(calls={"b": 1, "a": 2}, payload_bytes=3, timing=times)
+    one.parent.mkdir()
     baseline.write(one, Baseline(tests={"z": {"j": entry}, "a": {"y": Entry(), "x": entry}}))
     baseline.write(other, Baseline(tests={"a": {"x": entry, "y": Entry()}, "z": {"j": entry}}))
     assert one.read_bytes() == other.read_bytes()
     assert one.read_text().endswith("}\n")
     assert baseline.read(one).tests["a"]["x"] == entry
-    assert list(msgspec.json.decode(one.read_bytes())["tests"]) == ["a", "z"]
+    written = msgspec.json.decode(one.read_bytes())["tests"]
+    assert list(written) == ["a", "z"]
+    assert list(written["z"]["j"]["calls"]) == ["a", "b"]
+    assert list(written["z"]["j"]["timing"]) == ["one", "two"]
+    assert one.stat().st_mode & 0o777 == 0o644
     assert [path.name for path in one.parent.iterdir()] == ["one.json"]
 
 
-@pytest.mark.parametrize(("text", "said"), [("{", "is no baseline"), ('{"schema": 9}', "is of version 9, not 1")])
+CONFLICT = """{
+<<<<<<< HEAD
+ "schema": 1
+=======
+ "schema": 1
+>>>>>>> branch
+}
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("{", "is no baseline.*; delete it and write it anew with --jobdoctor-update"),
+        ('{"schema": 9}', "is of version 9, not 1; delete it and write it anew with --jobdoctor-update"),
+        (CONFLICT, "has the conflict markers of a merge; take either side whole, then run with --jobdoctor-update"),
+    ],
+)
 def test_a_file_that_is_no_baseline(tmp_path: Path, text: str, said: str) -> None:
     path = tmp_path / "baseline.json"
     path.write_text(text)
-    with pytest.raises(ConfigError, match=f"{said}.*write it anew with --jobdoctor-update"):
+    with pytest.raises(ConfigError, match=said):
         baseline.read(path)
+
+
+def test_what_cannot_be_read_or_written_says_the_way_out(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match=f"cannot read {tmp_path}: Is a directory; make it readable"):
+        baseline.read(tmp_path)
+    within = tmp_path / "file" / "baseline.json"
+    said = f"cannot write {within}: .*; give another --jobdoctor-baseline"
+    with pytest.raises(ConfigError, match=said), baseline.alone(within):
+        pass
+    with pytest.raises(ConfigError, match=said):
+        baseline.write(within, Baseline())
+
+
+def test_one_session_at_a_time_changes_the_file(tmp_path: Path) -> None:
+    entered = threading.Event()
+    path = tmp_path / "baseline.json"
+
+    def other() -> None:
+        with baseline.alone(path):
+            entered.set()
+
+    with baseline.alone(path):
+        waiting = threading.Thread(target=other)
+        waiting.start()
+        assert not entered.wait(0.05)
+    waiting.join(10)
+    assert entered.is_set()
 
 
 def test_a_baseline_from_session_to_session(
@@ -150,6 +229,9 @@ def test_a_baseline_from_session_to_session(
             "*less than the baseline, which --jobdoctor-update would keep: block: 1 -> 0 x sql: SELECT id FROM *",
         ]
     )
+
+    session(None, "--jobdoctor-update", "--jobdoctor-baseline", "sick.json").assert_outcomes(passed=3)
+    session(None, "--jobdoctor-update", "--jobdoctor-baseline", "sick.json").assert_outcomes(passed=3)
 
     monkeypatch.setenv("MUCH", "90")
     monkeypatch.delenv("SICK")
@@ -200,6 +282,10 @@ def test_a_baseline_that_is_not_there_or_not_readable(session: Session, pytester
     bad = session(None, "--jobdoctor-baseline", "bad.json")
     bad.assert_outcomes(passed=1, failed=2)
     bad.stdout.fnmatch_lines(["*bad.json is no baseline: *write it anew with --jobdoctor-update*"])
+    update = session(None, "--jobdoctor-baseline", "bad.json", "--jobdoctor-update")
+    update.assert_outcomes(passed=3)
+    assert update.ret == pytest.ExitCode.TESTS_FAILED
+    update.stdout.fnmatch_lines(["baseline not written: *bad.json is no baseline: *; delete it and write it anew*"])
 
 
 def test_workers_of_xdist_write_one_baseline(session: Session, pytester: pytest.Pytester) -> None:

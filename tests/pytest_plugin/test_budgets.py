@@ -6,11 +6,13 @@ from collections.abc import Callable
 
 import pytest
 
+from jobdoctor import config
 from jobdoctor.errors import ConfigError
-from jobdoctor.gate import budgets, counting, units
+from jobdoctor.gate import budgets, counting, history, units
 from jobdoctor.gate.budgets import Budget
 from jobdoctor.gate.failure import lines
 from jobdoctor.gate.profile import Profile
+from jobdoctor.model import Payload, ResultInfo
 from tests.builders import make_execution, make_group
 
 Session = Callable[..., pytest.RunResult]
@@ -91,6 +93,11 @@ def test_counts_are_exact_and_leave_out_what_sets_a_connection_up() -> None:
         make_group(fingerprint="SELECT typname AS name, oid::regtype::text FROM pg_type t WHERE t.oid = ?", count=1),
         make_group(operation="SHOW", fingerprint="show standard_conforming_strings", count=1),
         make_group(operation="PRAGMA", fingerprint="PRAGMA read_uncommitted", count=1),
+        make_group(operation="DISCARD", fingerprint="DISCARD ALL", count=1),
+        make_group(operation="SELECT", fingerprint="SELECT sqlite_version()", count=1),
+        make_group(operation="SELECT", fingerprint="SELECT CAST(? AS VARCHAR(60)) AS anon_1", count=1),
+        make_group(operation="SELECT", fingerprint="SELECT ? AS is_superuser", count=1),
+        make_group(operation="DELETE", fingerprint="DELETE FROM a", count=0),
         make_group("redis", operation="CONNECT", fingerprint="CONNECT", count=1),
         make_group("http", count=2),
         make_group("redis", operation="SET", fingerprint="SET a:{}", count=4),
@@ -118,6 +125,47 @@ def test_too_many_queries_name_line_shape_rule_and_cure() -> None:
         "selectinload(... .items)",
     ]
     assert failure.callsite == "app/tasks.py:41"
+
+
+def test_calls_of_sql_are_the_queries_and_one_call_is_no_loop() -> None:
+    profile = profile_of(
+        make_group(operation="COMMIT", fingerprint="COMMIT", effect="transaction", count=9), make_group(count=1)
+    )
+    [failure] = budgets.check(Budget(max_calls={"sql": 0}), profile)
+    assert [call.shape for call in failure.calls] == ["SELECT * FROM orders WHERE id = ?"]
+    assert (failure.rule, failure.cure) == ("", "")
+
+
+def test_bytes_up_to_the_budget_are_kept() -> None:
+    kept = profile_of(payload=Payload(raw_bytes=100), result=ResultInfo("str", bytes=50))
+    assert budgets.check(Budget(max_payload=100, max_result=50), kept) == []
+    assert len(budgets.check(Budget(max_payload=99, max_result=49), kept)) == 2
+    [block] = budgets.check(Budget(max_result=50), profile_of())
+    assert block.what == "app.sync: a recorded block has no result: use jobdoctor.run()"
+    failed = profile_of()
+    failed.error = ValueError()
+    assert budgets.check(Budget(max_result=50), failed) == []
+
+
+def test_only_findings_of_the_rules_that_are_named_fail() -> None:
+    sick = profile_of(make_group(count=40), make_group("http", count=40))
+    found = {finding.code for finding in sick.findings}
+    assert {"JD401", "JD402"} <= found
+    assert [failure.check for failure in budgets.check(Budget(no=("JD401",)), sick)] == ["JD401"]
+
+
+def test_a_limit_of_the_project_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(config, "load", lambda *_: config.Settings(limits={"JD401": {"least_ms": 1e9}}))
+    assert budgets.check(Budget(no=("JD401",)), profile_of(make_group(count=40))) == []
+
+
+def test_the_newest_execution_comes_first_in_a_history() -> None:
+    first, last = make_execution(at_ms=0), make_execution(at_ms=500)
+    found = history.history_of([first, last])
+    assert (found.executions, found.executions_total) == ([last, first], 2)
+    profile = Profile("app.sync")
+    profile.executions = [first, last]
+    assert profile.execution is last
 
 
 def test_time_and_memory() -> None:

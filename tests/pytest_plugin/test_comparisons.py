@@ -56,6 +56,8 @@ def test_left_out(jobdoctor):
 def test_one_size(jobdoctor):
     with pytest.raises(Exception, match="give two or more, such as .2, 8."):
         jobdoctor.scales(shop.at_once, sizes=[2, 2], arrange=arrange)
+    with pytest.raises(Exception, match="give two or more"):
+        jobdoctor.scales(shop.at_once, sizes=[-1, 2], arrange=arrange)
     with pytest.raises(Exception, match="'lock' cannot be compared; give of sql, "):
         jobdoctor.scales(shop.at_once, arrange=arrange, channels=["lock"])
     assert jobdoctor.scales(shop.return_much)[0].result == "xx"
@@ -76,10 +78,10 @@ def test_one_size(jobdoctor):
 # --------------------------------------------------------------------------------------------------------- idempotency
 
 
-def _ran(group: SpanGroup, *params: int) -> Profile:
+def _ran(group: SpanGroup, *params: int, dropped: int = 0) -> Profile:
     profile = Profile("app.sync")
     spans = [Span(0, 0, 1, params=each) for each in params]
-    profile.executions = [make_execution(job="app.sync", groups=[group], spans=spans)]
+    profile.executions = [make_execution(job="app.sync", groups=[group], spans=spans, spans_dropped=dropped)]
     return profile
 
 
@@ -98,6 +100,9 @@ def _sql(text: str, rows: int | None = 1, **fields: Any) -> SpanGroup:
         (_sql("INSERT INTO t VALUES (?) ON CONFLICT (id) DO UPDATE SET n = excluded.n"), ""),
         (_sql("UPDATE t SET n = ? WHERE id = ?"), ""),
         (_sql("DELETE FROM t WHERE id = ?", rows=0), ""),
+        (_sql("UPDATE t SET n = n + ?", rows=0), ""),
+        (_sql("INSERT INTO log VALUES (?)", errors=1), ""),
+        (_sql("INSERT INTO log VALUES (?)", count=0), ""),
         (_sql("CREATE TABLE IF NOT EXISTS t (id INT)", rows=None), ""),
         (make_group("redis", operation="INCR", fingerprint="INCR n", effect="write"), "did it again: 1 INCR call"),
         (make_group("redis", operation="SET", fingerprint="SET a:{}", effect="write"), ""),
@@ -114,6 +119,7 @@ def _sql(text: str, rows: int | None = 1, **fields: Any) -> SpanGroup:
         (make_group("http", operation="POST", fingerprint="POST http://a/x", statuses={"503": 1}), ""),
         (make_group("http", operation="PUT", fingerprint="PUT http://a/orders/{}", effect="write"), ""),
         (make_group("mail", operation="SEND", fingerprint="SEND", effect="write"), "did it again: 1 SEND call"),
+        (make_group("mail", operation="CONNECT", fingerprint="CONNECT", effect="read"), ""),
         (make_group("enqueue", operation="enqueue", fingerprint="app.next", effect="write"), "did it again: 1 enqueue"),
     ],
 )
@@ -132,10 +138,42 @@ def test_an_overwrite_with_other_values_is_a_write() -> None:
     assert idempotency.check(_ran(group, 11, 12), _ran(group, 12)) == []
 
 
+def test_what_failed_wrote_nothing_and_what_was_not_seen_is_not_guessed() -> None:
+    group = _sql("UPDATE t SET n = ? WHERE id = ?", count=2)
+    again = _ran(group, 11)
+    again.execution.spans.append(Span(0, 0, 1, params=99, error=True))
+    again.execution.spans.append(Span(0, 0, 1, params=98, rows=0))
+    assert idempotency.check(_ran(group, 11), again) == []
+    assert len(idempotency.check(_ran(group, 11), _ran(group, 12))) == 1
+    assert idempotency.check(_ran(group, 11), _ran(group, 12, dropped=1)) == []
+
+
+def test_two_statements_of_one_line_are_two() -> None:
+    one, other = _sql("UPDATE t SET n = ?"), _sql("UPDATE u SET n = ?")
+
+    def ran(first: int, second: int) -> Profile:
+        profile = _ran(one, first)
+        profile.execution.groups.append(other)
+        profile.execution.spans.append(Span(1, 0, 1, params=second))
+        return profile
+
+    assert len(idempotency.check(ran(11, 12), ran(12, 11))) == 2
+
+
 def test_strict_counts_every_write() -> None:
     group = _sql("UPDATE t SET n = ? WHERE id = ?")
     [failure] = idempotency.check(_ran(group, 11), _ran(group, 11), strict=True)
     assert "the second run wrote it again" in failure.what
+    delete = make_group("http", operation="DELETE", fingerprint="DELETE http://a/orders/{}", effect="write")
+    assert len(idempotency.check(_ran(delete, 11), _ran(delete, 11), strict=True)) == 1
+    for text in ("CREATE TABLE IF NOT EXISTS t (id INT)", "SET search_path = a"):
+        assert idempotency.check(_ran(_sql(text), 11), _ran(_sql(text), 11), strict=True) == []
+
+
+def test_mails_have_the_rule_of_calls() -> None:
+    mail = make_group("mail", operation="SEND", fingerprint="SEND", effect="write")
+    [failure] = idempotency.check(_ran(mail, 11), _ran(mail, 11))
+    assert failure.rule == "JD208 non-idempotent-call"
 
 
 def test_idempotency_in_a_session(session: Session) -> None:
@@ -156,6 +194,8 @@ def test_sets(jobdoctor):
 
 @pytest.mark.jobdoctor(idempotent="strict")
 def test_strict(jobdoctor):
+    with pytest.raises(AssertionError, match="wrote it again"):
+        jobdoctor.assert_idempotent(shop.set_points, 3, 7)
     jobdoctor.run(shop.set_points, 3, 7)
 
 @pytest.mark.jobdoctor(idempotent=True)

@@ -112,7 +112,14 @@ SCHEMA = {
 
 @pytest.mark.parametrize(
     ("callsite", "place"),
-    [("app/tasks.py:41", Place("app/tasks.py", 41)), ("", None), ("app/tasks.py", None), ("app:x", None), (":4", None)],
+    [
+        ("app/tasks.py:41", Place("app/tasks.py", 41)),
+        ("", None),
+        ("app/tasks.py", None),
+        ("app:x", None),
+        (":4", None),
+        ("a.py:0", None),
+    ],
 )
 def test_places(callsite: str, place: Place | None) -> None:
     assert place_of(callsite) == place
@@ -124,6 +131,8 @@ def test_an_annotation_is_one_line_at_the_callsite() -> None:
         "5 allowed [max_queries]%0A  app/tasks.py:41 sync: 40 x SELECT 100%25 FROM a%0A  app/b.py:2: 5 x SELECT b%0A"
         "  JD401 n-plus-one-query: load them at once%0Ain t::a"
     ]
+    [line] = github.error_lines("t::a", [Failure("max_time", "a\rb")], TEST)
+    assert "\r" not in line
     [line] = github.error_lines("t::a", [Failure("max_time", "slow")], Place("a,b:c.py", 7))
     assert line.startswith("::error file=a%2Cb%3Ac.py,line=7,title=jobdoctor max_time::slow")
 
@@ -140,6 +149,7 @@ def test_sarif_has_the_structure_of_the_standard() -> None:
     place = first["locations"][0]["physicalLocation"]
     assert place["artifactLocation"] == {"uri": "app/tasks.py", "uriBaseId": "%SRCROOT%"}
     assert place["region"] == {"startLine": 41}
+    assert len(first["relatedLocations"]) == 1
     assert first["relatedLocations"][0]["physicalLocation"]["artifactLocation"]["uri"] == "app/b.py"
     assert first["message"]["text"].splitlines()[0] == "app.sync: 45 queries, 5 allowed [max_queries]"
     assert second["locations"][0]["physicalLocation"]["region"] == {"startLine": 7}
@@ -162,6 +172,40 @@ def test_a_failure_shows_few_calls_and_no_control_characters() -> None:
     assert shown[-1] == "  and 11 calls from elsewhere"
     assert "\x1b" not in shown[0]
     assert all(len(line) < 140 for line in shown)
+    assert lines(Failure("max_time", "slow", rule="JD301 cpu-bound"))[-1] == "  JD301 cpu-bound"
+
+
+def test_the_line_of_a_failure_is_the_first_that_is_known() -> None:
+    assert Failure("max_calls", "many", [Call(2, "GET"), Call(1, "GET", "a.py:3")]).callsite == "a.py:3"
+
+
+def test_a_try_that_is_made_again_does_not_count(session: Session, pytester: pytest.Pytester) -> None:
+    session(
+        "",
+        retried="""
+from _pytest.runner import runtestprotocol
+
+def pytest_runtest_protocol(item, nextitem):
+    for report in runtestprotocol(item, nextitem=nextitem, log=False):
+        if report.failed:
+            report.outcome = "rerun"
+            item.ihook.pytest_runtest_logreport(report=report)
+""",
+    )
+    result = session(
+        """
+tries = iter([[1, 2], [1]])
+
+@pytest.mark.jobdoctor(max_queries=1)
+def test_it(jobdoctor):
+    jobdoctor.run(shop.one_by_one, next(tries))
+""",
+        "-p",
+        "retried",
+        "--jobdoctor-sarif",
+        "s.sarif",
+    )
+    result.stdout.fnmatch_lines(["SARIF: s.sarif, 0 results"])
 
 
 def test_outputs_of_a_session(session: Session, pytester: pytest.Pytester) -> None:
@@ -203,4 +247,6 @@ def test_without_options_nothing_is_written(session: Session, pytester: pytest.P
 def test_a_folder_that_cannot_be_written(session: Session, pytester: pytest.Pytester) -> None:
     (pytester.path / "file").write_text("")
     result = session(TESTS, "--jobdoctor-report", "file/reports", "--jobdoctor-sarif", "file/x", "-k", "sick")
-    result.stdout.fnmatch_lines(["SARIF not written: *give another --jobdoctor-sarif", "report: not written: *"])
+    result.stdout.fnmatch_lines(
+        ["SARIF not written: *give another --jobdoctor-sarif", "report: not written: *give another --jobdoctor-report"]
+    )

@@ -3,8 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
+
+from jobdoctor.gate import doctor, meter, timing
+from jobdoctor.gate.budgets import Budget
+from jobdoctor.gate.embedded_server import EmbeddedServer
+from jobdoctor.gate.failure import GateError
+from jobdoctor.gate.meter import Meter
+from jobdoctor.gate.profile import Profile
 
 Session = Callable[..., pytest.RunResult]
 
@@ -28,8 +37,9 @@ def test_it(jobdoctor):
 def test_unpicklable(jobdoctor):
     with pytest.raises(Exception, match="pickle|local"):
         jobdoctor.run(shop.add, lambda: 1, 2)
-    with pytest.raises(TypeError, match="pickle"):
+    with pytest.raises(TypeError, match="pickle") as raised:
         jobdoctor.run(shop.connect)
+    assert "returned a Connection, which a worker cannot store" in raised.value.__notes__[0]
 
 def test_copies(jobdoctor):
     rows = [{"id": 1}]
@@ -93,13 +103,28 @@ def test_it(jobdoctor):
         shop.one_by_one([1, 2, 3])
     assert (profile.job, profile.queries) == ("prices", 3)
     assert profile.payload_bytes is None
+    with pytest.raises(ValueError):
+        with jobdoctor.record() as failed:
+            shop.fail()
+    assert isinstance(failed.error, ValueError)
+    assert failed.cpu_ms > 0
+
+def test_blocks_within_blocks(jobdoctor):
+    with pytest.raises(Exception, match="leave out the inner one"):
+        with jobdoctor.record():
+            with jobdoctor.record():
+                pass
+    with pytest.raises(ValueError, match="no order 12"):
+        with jobdoctor.record():
+            with jobdoctor.record():
+                shop.fail()
 
 def test_within(jobdoctor):
     with jobdoctor.record():
         with pytest.raises(Exception, match="outside of jobdoctor.record"):
             jobdoctor.run(shop.add, 1, 2)
 """
-    ).assert_outcomes(passed=2)
+    ).assert_outcomes(passed=3)
 
 
 def test_an_enqueued_job_runs_in_a_worker(session: Session, valkey_url: str) -> None:
@@ -115,13 +140,26 @@ def test_it(jobdoctor):
     assert profile.queries == 1
     assert profile.execution.worker_kind == "fork"
     assert profile.payload_bytes == profile.execution.payload.raw_bytes > 0
-    assert profile.rss_bytes is not None
+    assert 0 <= profile.rss_bytes < 64 << 20  # above what the fork began with
     assert signal.getsignal(signal.SIGTERM) is before
 
 def test_failed(jobdoctor):
     with pytest.raises(AssertionError, match="shop.fail ended as failed(?s:.*)no order 12") as raised:
         jobdoctor.enqueue(shop.fail)
     assert raised.value.profile is jobdoctor.profiles[0]
+
+def test_what_cannot_be_stored(jobdoctor):
+    with pytest.raises(AssertionError, match="RQ could not store what it returned; return plain data"):
+        jobdoctor.enqueue(shop.connect)
+
+def test_enqueues_are_seen(jobdoctor):
+    from redis import Redis
+    from rq import Queue
+    queue = Queue("jobdoctor-test-of-enqueues", connection=Redis.from_url(URL))
+    with jobdoctor.record() as profile:
+        queue.enqueue(shop.add, 1, 2)
+    queue.delete()
+    assert profile.calls["enqueue"] == 1
 
 def test_nothing_is_left(jobdoctor):
     from redis import Redis
@@ -130,7 +168,7 @@ def test_nothing_is_left(jobdoctor):
 """,
         "--jobdoctor-redis",
         f"{valkey_url}/3",
-    ).assert_outcomes(passed=3)
+    ).assert_outcomes(passed=5)
 
 
 def test_the_timer_of_a_test_runner_survives_a_worker(session: Session, valkey_url: str) -> None:
@@ -164,3 +202,48 @@ def test_no_server_at_the_url(session: Session) -> None:
     )
     result.assert_outcomes(failed=1)
     result.stdout.fnmatch_lines(["*no Redis or Valkey server answers: *correct --jobdoctor-redis*"])
+
+
+def test_what_a_meter_says_goes_into_the_profile() -> None:
+    profile, spent = Profile("app.sync"), Meter()
+    spent.wall_ns, spent.cpu_ns, spent.runqueue_ns, spent.peak_rss_bytes = 9_000_000, 4_000_000, 2_000_000, 4_096
+    doctor._metered(profile, spent)
+    assert (profile.wall_ms, profile.busy_ms, profile.cpu_ms, profile.rss_bytes) == (9.0, 7.0, 4.0, 4_096)
+
+
+def test_the_peak_of_memory_is_in_bytes() -> None:
+    peak = meter._high_water()
+    assert peak is not None
+    assert peak % 1024 == 0
+    assert peak >= 16 << 20
+
+
+def test_the_peak_is_of_the_run_alone(tmp_path: Path) -> None:
+    before = b"x" * (96 << 20)
+    del before
+    with Meter() as small:
+        pass
+    with Meter() as large:
+        kept = b"x" * (48 << 20)
+        del kept
+    assert small.peak_rss_bytes is not None
+    assert large.peak_rss_bytes is not None
+    assert small.peak_rss_bytes < 24 << 20 < large.peak_rss_bytes
+    (tmp_path / "schedstat").write_text("500 70 3\n")
+    assert meter._runqueue_ns(str(tmp_path / "schedstat")) == 70
+    assert meter._runqueue_ns(str(tmp_path / "none")) is None
+
+
+@pytest.mark.parametrize("writes", [True, False])
+def test_timed_takes_the_margin_of_the_marker(monkeypatch: pytest.MonkeyPatch, writes: bool) -> None:
+    given: dict[str, Any] = {}
+
+    def examine(run: Any, known: Any, **options: Any) -> Any:
+        given.update(options)
+        raise GateError([])
+
+    monkeypatch.setattr(timing, "examine", examine)
+    surroundings = doctor.Surroundings(None, "fork", EmbeddedServer())
+    with pytest.raises(GateError):
+        doctor.Doctor(surroundings, Budget(max_slowdown=0.5), lambda job: None, writes=writes).timed(print)
+    assert given == {"writes": writes, "margin": 0.5}

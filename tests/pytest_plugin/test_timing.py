@@ -6,11 +6,15 @@ import contextlib
 import itertools
 import math
 import random
+import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import pytest
 
-from jobdoctor.gate import calibration, rank_tests, timing
+from jobdoctor.gate import calibration, rank_tests, timing, work
+from jobdoctor.gate.budgets import Budget
 from jobdoctor.gate.profile import Profile
 from jobdoctor.gate.timing import Round, Timing
 from jobdoctor.model import Profile as StackProfile
@@ -133,6 +137,62 @@ def test_a_baseline_of_a_disturbed_machine_is_written_again(monkeypatch: pytest.
     assert next(tries) is wild
 
 
+def test_what_the_machine_hides_of_a_slowdown_the_lines_show() -> None:
+    noise = random.Random(12)
+    fitted = timing.fit(written(noise), 0.15)
+
+    def faster_machine(number: int) -> list[Round]:
+        return rounds(number, noise, times=1.3 * 0.85)
+
+    assert not timing.slower(fitted, faster_machine)[1]
+    assert timing.slower(fitted, faster_machine, 1.3)[1]
+    assert not timing.slower(fitted, faster_machine, 1.14)[1]
+    assert not timing.slower(fitted, lambda number: rounds(number, noise), 1.5)[1]  # lines that cost nothing
+    assert not timing.slower(fitted, lambda number: rounds(number, noise, times=1.07), 1.2)[1]  # together below 15%
+    assert timing.slower(fitted, lambda number: rounds(number, noise, times=1.3), 1.0)[1]  # slower within C
+
+
+def test_lines_are_counted_and_tracers_wait() -> None:
+    seen: list[str] = []
+
+    def tracer(frame: Any, event: str, argument: Any) -> Any:
+        seen.append(frame.f_code.co_name)
+
+    def loop(number: int) -> int:
+        total = 0
+        for one in range(number):
+            total += one
+        return total
+
+    found = Budget()
+    before = sys.gettrace(), threading.gettrace()
+    sys.settrace(tracer)
+    threading.settrace(tracer)
+    try:
+        few, many = work.lines_of(lambda: loop(10)), work.lines_of(lambda: loop(110))
+        assert work.lines_of(lambda: found == Budget()) <= 2
+        thread = work.lines_of(lambda: [each(*()) for each in (_in_a_thread,)])
+        with work.untraced():
+            loop(3)
+        assert (sys.gettrace(), threading.gettrace()) == (tracer, tracer)
+    finally:
+        sys.settrace(before[0])
+        threading.settrace(before[1])
+    assert many - few == 200
+    assert thread > 100
+    assert "loop" not in seen
+
+
+def _in_a_thread() -> None:
+    def loop() -> None:
+        for one in range(100):
+            abs(one)
+
+    thread = threading.Thread(target=loop)
+    thread.start()
+    thread.join()
+
+
 def test_just_within_and_just_beyond_the_margin() -> None:
     noise = random.Random(5)
     fitted = timing.fit(written(noise), 0.15)
@@ -169,10 +229,13 @@ class Job:
         self.profiled = 0
         self.kept: list[bytes] = []
         self.bytes = 0
+        self.loops = 0
 
     def __call__(self, profiled: bool) -> Profile:
         ms = self.ms * self.noise.uniform(0.98, 1.02)
         kept = bytearray(self.bytes)
+        for _ in range(self.loops):
+            ms += 0
         profile = Profile("app.compute")
         groups = [make_group("http", ms=self.called_ms)] if self.called_ms else []
         profile.executions = [make_execution(job="app.compute", groups=groups, profile=PROFILE if profiled else None)]
@@ -226,10 +289,18 @@ def test_a_slowdown_names_its_line_and_its_size() -> None:
     assert measured.slowdown == pytest.approx(1.3, abs=0.05)
     assert failure.check == "max_slowdown"
     assert failure.what.startswith("app.compute: 1")
+    assert failure.what.endswith("15% allowed")
     assert "% more than the baseline against this machine's speed, 15% allowed" in failure.what
     assert (failure.callsite, failure.calls[0].shape) == ("app/tasks.py:9", "80% of the time")
     assert slow.profiled == 1
     assert timing.examine(Job(130), known, writes=False, margin=0.5)[1] == []
+    slow = Job(130)
+    slow.loops = 1_000
+    measured, [failure] = timing.examine(slow, known, writes=False)
+    assert measured.grown is not None
+    assert measured.grown > 2
+    assert "15% allowed; it executes " in failure.what
+    assert failure.what.endswith(" more lines of Python")
 
 
 @pytest.mark.usefixtures("_calm")
