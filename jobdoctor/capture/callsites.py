@@ -21,6 +21,7 @@ DEPTH = 256
 FILES = 20_000
 
 _JOBDOCTOR = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
+_HORSE = os.path.join(_JOBDOCTOR, "rq", "horse.py")
 _PACKAGES = tuple(f"{os.sep}{name}{os.sep}" for name in ("site-packages", "dist-packages"))
 _COMPREHENSIONS = ("<listcomp>", "<setcomp>", "<dictcomp>", "<genexpr>")
 
@@ -143,6 +144,9 @@ def site_of(frame: FrameType | None, home: object = None) -> Site:
             entry = f"{where} {name}"
             if not stack or stack[-1] != entry:
                 stack.append(entry)
+        elif stack:
+            if code.co_filename == _HORSE:
+                break  # from here on it is the worker, not the job
         elif not code.co_filename.startswith(_JOBDOCTOR) and (fallback is None or not code.co_filename.startswith("<")):
             fallback = frame
         frame = frame.f_back

@@ -172,6 +172,32 @@ def _strand() -> int:
     return get_ident()
 
 
+def zero(buffer: mmap.mmap) -> None:
+    """Makes a recorder's memory ready for the next execution: what was written is zeros again, the secrets too."""
+    with memoryview(buffer) as view, view.cast("q") as words:
+        if words[H_MAGIC] != MAGIC or words[H_VERSION] != VERSION:
+            if any(words[:H_CHANNELS]):  # somebody else's; memory that is new has zeros only, and stays untouched
+                view[:] = bytes(SIZE)
+            return
+        used = (
+            (SECRETS_AT, words[H_SECRETS]),
+            (CELLS_AT, words[H_CELLS] * CELL_WORDS * WORD),
+            (CELLS_AT + (CELLS - RESERVED_CELLS) * CELL_WORDS * WORD, RESERVED_CELLS * CELL_WORDS * WORD),
+            (SPANS_AT, words[H_SPANS] * SPAN_WORDS * WORD),
+            (STRINGS_AT, words[H_STRINGS]),
+            (NOTES_AT, words[H_NOTES]),
+            (TALLIES_AT, words[H_TALLIES] * TALLY_WORDS * WORD),
+            (PHASES_AT, words[H_PHASES] * PHASE_WORDS * WORD),
+            (FLIGHTS_AT, FLIGHTS * FLIGHT_WORDS * WORD),
+            (0, HEADER_BYTES),  # last: until then it says what there is to be zeroed
+        )
+        for start, length in used:
+            length = min(max(0, length), SIZE - start)
+            # One word more: a process that was killed may have written it without publishing it.
+            length = min(length + SPAN_WORDS * WORD, SIZE - start)
+            view[start : start + length] = bytes(length)
+
+
 _costs: dict[type, int] = {}
 
 
@@ -202,7 +228,7 @@ class PythonRecorder:
         self.words = memoryview(buffer).cast("q")
         self.lock = RLock()
         self._attach(buffer)
-        self._zero()
+        zero(self.buffer)
         self._forget()
 
     # -- life
@@ -217,33 +243,8 @@ class PythonRecorder:
         """Make ready for the next execution: every area is zeroed, the secrets too."""
         with self.lock:
             self._close_schedule()
-            self._zero()
+            zero(self.buffer)
             self._forget()
-
-    def _zero(self) -> None:
-        words = self.words
-        view = memoryview(self.buffer)
-        if words[H_MAGIC] != MAGIC or words[H_VERSION] != VERSION:
-            if any(words[:H_CHANNELS]):  # somebody else's; memory that is new has zeros only, and stays untouched
-                view[:] = bytes(SIZE)
-            return
-        used = (
-            (SECRETS_AT, words[H_SECRETS]),
-            (CELLS_AT, words[H_CELLS] * CELL_WORDS * WORD),
-            (CELLS_AT + (CELLS - RESERVED_CELLS) * CELL_WORDS * WORD, RESERVED_CELLS * CELL_WORDS * WORD),
-            (SPANS_AT, words[H_SPANS] * SPAN_WORDS * WORD),
-            (STRINGS_AT, words[H_STRINGS]),
-            (NOTES_AT, words[H_NOTES]),
-            (TALLIES_AT, words[H_TALLIES] * TALLY_WORDS * WORD),
-            (PHASES_AT, words[H_PHASES] * PHASE_WORDS * WORD),
-            (FLIGHTS_AT, FLIGHTS * FLIGHT_WORDS * WORD),
-            (0, HEADER_BYTES),  # last: until then it says what there is to be zeroed
-        )
-        for start, length in used:
-            length = min(max(0, length), SIZE - start)
-            # One word more: a process that was killed may have written it without publishing it.
-            length = min(length + SPAN_WORDS * WORD, SIZE - start)
-            view[start : start + length] = bytes(length)
 
     def _forget(self) -> None:
         self._forget_calls()
@@ -603,7 +604,7 @@ class PythonRecorder:
         count = words[at + C_COUNT]
         if not count:
             words[at + C_FIRST] = start
-            words[at + C_MIN] = words[at + C_MAX] = duration
+            words[at + C_MAX] = words[at + C_MIN] = duration  # the maximum first: it may be killed in between
         elif duration > words[at + C_MAX]:
             words[at + C_MAX] = duration
         elif duration < words[at + C_MIN]:

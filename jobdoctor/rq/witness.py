@@ -22,11 +22,10 @@ from msgspec import MsgspecError
 from redis.exceptions import RedisError
 
 from jobdoctor import config
-from jobdoctor.capture import recorder
 from jobdoctor.capture.cgroup import MemoryWatch, groups_of
-from jobdoctor.capture.layout import HEADER_BYTES
 from jobdoctor.capture.lock_observer import LockObserver
 from jobdoctor.capture.profile_policy import ProfilePolicy
+from jobdoctor.capture.reference import zero
 from jobdoctor.errors import JobdoctorError
 from jobdoctor.rq import own_program, queue_observation
 from jobdoctor.rq.fleet_profiles import FleetProfiles
@@ -370,5 +369,4 @@ def _contents(descriptors: list[int]) -> bytes:
 
 def _clear(buffer: Any) -> None:
     """Zeros, as in new memory: the next horse then has nothing to clear."""
-    recorder.Recorder(buffer).release()
-    buffer[:HEADER_BYTES] = bytes(HEADER_BYTES)
+    zero(buffer)

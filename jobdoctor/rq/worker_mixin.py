@@ -86,6 +86,11 @@ class WorkerMixin(_Base):
 
     def _prepare(self, guard: Guard) -> WorkerState:
         """What a worker process needs once."""
+        state = self._recording_state
+        if state is not None and state.pid == os.getpid():
+            with guard("probes"):
+                probe_statuses()  # asked here, so that each horse need not
+            return state
         with guard("probes"):
             install_probes()
         with guard("stamps"):
@@ -93,15 +98,10 @@ class WorkerMixin(_Base):
         with guard("deaths"):
             exits.install()
             crash_log.prepare()
-        state = self._recording_state
-        if state is None or state.pid != os.getpid():
-            spawns = _SPAWN_WORKER is not None and isinstance(self, _SPAWN_WORKER)
-            with guard("probes"):
-                tell_witness()
-            state = self._recording_state = WorkerState(self, spawns=spawns)
-        else:
-            with guard("probes"):
-                probe_statuses()  # asked here, so that each horse need not
+        spawns = _SPAWN_WORKER is not None and isinstance(self, _SPAWN_WORKER)
+        with guard("probes"):
+            tell_witness()
+        state = self._recording_state = WorkerState(self, spawns=spawns)
         return state
 
     def _close_recording(self) -> None:

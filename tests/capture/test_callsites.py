@@ -227,3 +227,15 @@ def test_errors_are_placed_at_the_last_application_line() -> None:
     with pytest.raises(ValueError) as caught:
         json.loads("{")
     assert callsites.raised_at(caught.tb) == f"{HERE}:{line() - 1}"
+
+
+def test_the_stack_ends_where_the_worker_calls_the_job() -> None:
+    names: dict[str, Any] = {"here": callsites.here}
+    exec(compile("def job():\n    return here()", "/app/jobs.py", "exec"), names)
+    exec(compile("def execute():\n    return job()", callsites._HORSE, "exec"), names)
+    exec(compile("def work():\n    return execute()", "/app/worker.py", "exec"), names)
+    site = names["work"]()
+    assert (site.callsite, site.stack) == ("/app/jobs.py:2", ["/app/jobs.py:2 job"])
+    # A call that no line of the job makes: what there is else.
+    exec(compile("def execute():\n    return here()", callsites._HORSE, "exec"), names)
+    assert names["work"]().callsite == "/app/worker.py:2"
