@@ -148,6 +148,8 @@ def print_table(outcome: Outcome) -> None:
     for sentence in outcome.sentences()[:-1]:
         console.print(sentence[:1].upper() + sentence[1:], style="red", markup=False)
     console.print(f"All reports: {outcome.index} ({outcome.seconds:.0f} s)", markup=False)
+    if not outcome.all_right:
+        console.print("On a busy machine jobs disturb one another: `--one-by-one` takes pair by pair", markup=False)
     console.print(outcome.sentences()[-1], style="bold green" if outcome.all_right else "bold red", markup=False)
 
 

@@ -96,6 +96,17 @@ def test_the_table_fits_80_columns(capsys: pytest.CaptureFixture[str]) -> None:
     assert text.strip().endswith("1 of 1 planted illnesses found; no false alarm in 1 healthy twins")
 
 
+def test_what_went_wrong_is_told_with_a_way_out(capsys: pytest.CaptureFixture[str]) -> None:
+    demo_outcome.print_table(
+        make_outcome(
+            make_patient("orders.sync", ("JD401", "critical")), make_patient("orders.ok", ("JD201", "warning"))
+        )
+    )
+    text = capsys.readouterr().out
+    assert "False alarm: JD201" in text
+    assert "`--one-by-one` takes pair by pair" in text
+
+
 def test_a_hint_is_called_one_and_says_where_it_sits(capsys: pytest.CaptureFixture[str]) -> None:
     demo_outcome.print_table(make_outcome(make_patient("orders.sync", ("JD401", "info")), make_patient("orders.fine")))
     assert "inside, saves 50 ms (a hint)" in capsys.readouterr().out
