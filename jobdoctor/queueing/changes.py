@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from jobdoctor.errors import ConfigError
 from jobdoctor.near import meant
-from jobdoctor.queueing.traffic import Link, Pool, Traffic
+from jobdoctor.queueing.traffic import COLUMNS, Link, Pool, Traffic
 
 FAST, SLOW = "-fast", "-slow"
 
@@ -274,8 +274,9 @@ def _copy_tree(changed: Traffic, traffic: Traffic, linked: dict[int, int], root:
         if moved > first + span:
             moved -= span
         changed.arrival.append(moved)
-        for name in ("job", "queue", "service", "overhead"):
-            getattr(changed, name).append(getattr(traffic, name)[index])
+        for name in COLUMNS[1:]:
+            if getattr(traffic, name):
+                getattr(changed, name).append(getattr(traffic, name)[index])
         if index in traffic.fronts:
             changed.fronts.add(places[index])
     for index, place in places.items():
@@ -294,9 +295,9 @@ def _without(traffic: Traffic, dropped: set[int]) -> Traffic:
     kept = [index for index in range(len(traffic)) if index not in dropped]
     place = {old: new for new, old in enumerate(kept)}
     other = Traffic(traffic.jobs, traffic.queues, traffic.origin_ns)
-    for name in ("arrival", "job", "queue", "service", "overhead"):
+    for name in COLUMNS:
         values = getattr(traffic, name)
-        setattr(other, name, [values[old] for old in kept])
+        setattr(other, name, [values[old] for old in kept] if values else [])
     other.fronts = {place[old] for old in traffic.fronts if old in place}
     other.linked = {place[old] for old in traffic.linked if old in place}
     for old, links in traffic.links.items():

@@ -81,7 +81,8 @@ def outlook(
     plays = _Plays(traffic, source, backlog, traffic.jobs.index(job), horizon_s, Random(seed))  # noqa: S311 -- no secret
     now = sum(len(pool.spans) for pool in listening)
     main = max(listening, key=lambda pool: (len(pool.spans), -len(pool.queues)))
-    busy_s = sum(traffic.service[index] + traffic.overhead[index] for index in source)
+    between = traffic.between or traffic.overhead
+    busy_s = sum(traffic.service[index] + between[index] for index in source)
     arriving = busy_s / span_s * horizon_s
     waiting = backlog.depth * sum(traffic.service[index] for index in source if traffic.queue[index] == own) / arrived
     workers = sum(len(pool.spans) for pool in there)
@@ -187,7 +188,7 @@ class _Plays:
             queue = source.queue[index]
             service = source.service[index]
             own_s = service if source.job[index] == self.job else 0.0
-            took_s = service + source.overhead[index]
+            took_s = service + (source.between or source.overhead)[index]
             place = last.get(queue, -1)
             if place >= 0 and found[place].jobs < together:
                 piece = found[place]

@@ -43,6 +43,7 @@ def replay(traffic: Traffic, pools: Sequence[Pool], *, seed: int = 1) -> Replaye
     """Runs the traffic through these workers. Deterministic: ``seed`` is for workers with a random order."""
     arrival = list(traffic.arrival)
     service, overhead, queue_of = traffic.service, traffic.overhead, traffic.queue
+    between = traffic.between or overhead
     links, fronts, linked = traffic.links, traffic.fronts, traffic.linked
     count = len(arrival)
     taken = [inf] * count
@@ -90,6 +91,7 @@ def replay(traffic: Traffic, pools: Sequence[Pool], *, seed: int = 1) -> Replaye
             for queue in order[worker]:
                 if waiting[queue]:
                     index = waiting[queue].popleft()
+                    begin = now + between[index]
                     break
             else:
                 idle[pool_of[worker]].append((now, worker))
@@ -124,7 +126,7 @@ def replay(traffic: Traffic, pools: Sequence[Pool], *, seed: int = 1) -> Replaye
                 else:
                     waiting[queue].append(index)
                 continue
-        begin = now + overhead[index]
+            begin = now + overhead[index]
         end = begin + service[index]
         taken[index] = begin
         done[index] = end

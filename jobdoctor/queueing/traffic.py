@@ -2,9 +2,11 @@
 
 From recorded rows follow, beside arrivals and service times:
 
-- **overhead**: what passed between the moment a worker and a job were both there and the moment the job was taken (the
-  round trip to Redis, the worker's bookkeeping between two jobs). It is kept for each job, but where it is far above
-  the usual: then the worker was not there, or did something that nobody recorded.
+- **overhead**: what passed between the moment a worker and a job were both there and the moment the job was taken: of a
+  worker that waited for jobs the round trip to Redis, of one that comes from the job before its bookkeeping, too, which
+  is several times as long. It is kept for each job as it was; for the case that it was not in, it is that of another
+  job that was. What is far above the usual is left out: then the worker was not there, or did something that nobody
+  recorded.
 - **links**: an attempt after the first, or a repetition, is put back by the end of the one before it, with its delay; a
   deferred job by the end of the dependency that was done last; a job that another one enqueued comes at its moment of
   that one's run. Whatever moves the first moves the second. What was scheduled comes when it was due, what a rate limit
@@ -21,6 +23,7 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from math import inf
+from random import Random
 from statistics import median
 from typing import Literal, NamedTuple
 
@@ -31,8 +34,8 @@ Strategy = Literal["default", "round_robin", "random"]
 _SECOND_NS = 1_000_000_000
 #: Waits up to this are what a round trip and a busy machine take: nobody was missing.
 AT_ONCE_S = 0.1
-#: Overheads beyond so many medians (and AT_ONCE_S) are no overhead.
-_FAR = 10.0
+#: Overheads beyond so many medians, and beyond so many s, are none. On a busy machine some tenths of a second are.
+_FAR, _FAR_S = 10.0, 1.0
 #: A worker that did nothing for so long, while jobs of its queues waited, was not there. RQ takes a job at once, what
 #: was not recorded is shorter, mostly, and a deploy restarts workers within a minute.
 AWAY_S = 60.0
@@ -40,6 +43,10 @@ AWAY_S = 60.0
 _CHILD_SLACK_S = 0.5
 #: A deferred job that came longer than this after its last recorded dependency waited for one that is not recorded.
 _RELEASED_S = 2.0
+
+
+#: What a traffic has of each job, but links and the recorded wait.
+COLUMNS = ("arrival", "job", "queue", "service", "overhead", "between")
 
 
 class Link(NamedTuple):
@@ -73,6 +80,7 @@ class Traffic:
 
     __slots__ = (
         "arrival",
+        "between",
         "created",
         "fronts",
         "job",
@@ -95,7 +103,8 @@ class Traffic:
         self.job: list[int] = []  # index into ``jobs``
         self.queue: list[int] = []  # index into ``queues``
         self.service: list[float] = []
-        self.overhead: list[float] = []
+        self.overhead: list[float] = []  # when a worker waited for it
+        self.between: list[float] = []  # when it waited for a worker; empty: the same
         self.waited: list[float] = []  # as recorded; empty: not known
         self.fronts: set[int] = set()
         self.links: dict[int, list[Link]] = {}
@@ -112,7 +121,7 @@ class Traffic:
     def copy(self) -> Traffic:
         """One that can be changed."""
         other = Traffic(self.jobs, self.queues, self.origin_ns)
-        for name in ("arrival", "job", "queue", "service", "overhead", "waited"):
+        for name in (*COLUMNS, "waited"):
             setattr(other, name, list(getattr(self, name)))
         other.fronts = set(self.fronts)
         other.links = dict(self.links)
@@ -130,7 +139,7 @@ class Traffic:
         order = sorted(range(len(self)), key=self.arrival.__getitem__)
         place = {old: new for new, old in enumerate(order)}
         other = Traffic(self.jobs, self.queues, self.origin_ns)
-        for name in ("arrival", "job", "queue", "service", "overhead", "waited"):
+        for name in (*COLUMNS, "waited"):
             values = getattr(self, name)
             setattr(other, name, [values[old] for old in order] if values else [])
         other.fronts = {place[old] for old in self.fronts}
@@ -164,25 +173,39 @@ def traffic_of(rows: Sequence[TraceRow]) -> tuple[Traffic, list[Pool]]:
         traffic.queue.append(queues[row.queue])
         traffic.service.append(max(0, row.reaped_at_ns - taken_ns) / _SECOND_NS)
         traffic.waited.append((taken_ns - row.enqueued_at_ns) / _SECOND_NS)
-    traffic.overhead = _overheads(ordered)
+    traffic.overhead, traffic.between = _overheads(ordered)
     traffic.fronts = _fronts(ordered)
     _link(traffic, ordered)
     return traffic, _pools(ordered, origin)
 
 
-def _overheads(rows: Sequence[TraceRow]) -> list[float]:
+def _overheads(rows: Sequence[TraceRow]) -> tuple[list[float], list[float]]:
+    """When a worker waited for the job, and when the job waited for a worker."""
     found = [0.0] * len(rows)
+    waited = [False] * len(rows)
     free: dict[str, int] = {}
     for index in sorted(range(len(rows)), key=lambda index: (rows[index].dequeued_at_ns, rows[index].reaped_at_ns)):
         row = rows[index]
-        there_ns = max(row.enqueued_at_ns, free.get(row.worker, row.enqueued_at_ns))
-        found[index] = max(0, row.dequeued_at_ns - there_ns) / _SECOND_NS
+        free_ns = free.get(row.worker, row.enqueued_at_ns)
+        waited[index] = free_ns > row.enqueued_at_ns
+        found[index] = max(0, row.dequeued_at_ns - max(row.enqueued_at_ns, free_ns)) / _SECOND_NS
         free[row.worker] = max(free.get(row.worker, 0), row.reaped_at_ns)
-    usual = median(found) if found else 0.0
-    if usual > AT_ONCE_S:  # seldom was anybody there: what the quickest needed is all that is known
-        usual = min(found)
-    most = max(AT_ONCE_S, _FAR * usual)
-    return [each if each <= most else usual for each in found]
+    rng = Random(1)  # noqa: S311 -- no secret
+    cases = []
+    for case in (False, True):
+        own = [each for each, of in zip(found, waited, strict=True) if of is case] or found
+        usual = median(own) if own else 0.0
+        if usual > AT_ONCE_S:  # seldom was anybody there: what the quickest needed is all that is known
+            usual = min(own)
+        most = max(_FAR_S, _FAR * usual)
+        known = [each if each <= most else usual for each in own]
+        cases.append(
+            [
+                (each if each <= most else usual) if of is case else rng.choice(known)
+                for each, of in zip(found, waited, strict=True)
+            ]
+        )
+    return cases[0], cases[1]
 
 
 def _fronts(rows: Sequence[TraceRow]) -> set[int]:

@@ -17,9 +17,31 @@ from tests.queueing.traces import row, served
 def test_overhead_is_what_passed_when_job_and_worker_were_there() -> None:
     rows = [row("a", 0, 0.004, 1), row("a", 0.5, 1.01, 2), row("a", 5, 5.006, 6), row("a", 50, 59, 60)]
     traffic, _ = traffic_of(rows)
-    # The last waited for something that nobody recorded: it has the usual overhead.
-    assert traffic.overhead == pytest.approx([0.004, 0.01, 0.006, 0.008], abs=2e-3)
+    # The last waited for something that nobody recorded: it has the usual overhead. The second came while the worker
+    # was busy: what it would take of an idle one is what it took another.
+    assert traffic.overhead == pytest.approx([0.004, 0.005, 0.006, 0.006], abs=1.1e-3)
+    assert traffic.between == pytest.approx([0.01] * 4)
     assert traffic.waited == pytest.approx([0.004, 0.51, 0.006, 9])
+
+
+def test_a_busy_worker_needs_longer_for_the_next_one() -> None:
+    """Five jobs at once and one worker that needs 50 ms between two; then five apart, which it takes at once."""
+    rows = [row("a", 0, 0.002 if n == 0 else 0.002 + 1.05 * n, 1.002 + 1.05 * n) for n in range(5)]
+    rows += [row("a", 10 + 2.0 * n, 10.002 + 2 * n, 11.002 + 2 * n) for n in range(5)]
+    traffic, pools = traffic_of(rows)
+    assert traffic.overhead == pytest.approx([0.002] * 10)
+    assert traffic.between == pytest.approx([0.05] * 10)
+    assert replay(traffic, pools).waits() == pytest.approx(traffic.waited)
+    # All at once: each but the first has 50 ms before it. With ten workers nobody has.
+    traffic.arrival = [0.0] * 10
+    assert max(replay(traffic, pools).waits()) == pytest.approx(9 * 1.05 + 0.002)
+    assert replay(traffic, [steady(["default"], 10)]).waits() == pytest.approx([0.002] * 10)
+
+
+def test_what_a_busy_machine_takes_is_overhead() -> None:
+    rows = [row("a", 5.0 * n, 5.0 * n + (0.6 if n % 7 == 0 else 0.005), 5.0 * n + 1) for n in range(30)]
+    fit = baseline(rows).fit
+    assert (fit.word, fit.replayed_p95) == ("good", pytest.approx(fit.recorded_p95))
 
 
 def test_attempts_hang_on_one_another() -> None:
