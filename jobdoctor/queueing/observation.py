@@ -15,7 +15,6 @@ from typing import NamedTuple, get_args
 from jobdoctor.model import Route, TraceRow
 from jobdoctor.queueing.arrivals import Arrivals, arrivals
 from jobdoctor.queueing.bootstrap import quantile
-from jobdoctor.queueing.congestion import utilisation
 from jobdoctor.queueing.workers import SeenWorker, busy_ns, present_ns, seen_workers
 
 _SECOND_NS = 1_000_000_000
@@ -68,6 +67,8 @@ class ObservedQueue(NamedTuple):
 def observe(rows: Sequence[TraceRow]) -> dict[str, ObservedQueue]:
     """By queue."""
     before = _runs_before(rows)
+    everyone = seen_workers(rows)
+    busy_all = {worker.name: busy_ns([worker], worker.first_ns, worker.last_ns) for worker in everyone}
     by_queue: dict[str, list[TraceRow]] = {}
     for row in rows:
         by_queue.setdefault(row.queue, []).append(row)
@@ -77,10 +78,9 @@ def observe(rows: Sequence[TraceRow]) -> dict[str, ObservedQueue]:
         for row in own:
             by_job.setdefault(row.job, []).append(row)
         jobs = {job: observed(of_job, before) for job, of_job in by_job.items()}
-        workers = seen_workers(rows, name)
-        busy = utilisation(
-            workers, min(each.first_ns for each in workers), max(each.last_ns for each in workers)
-        )  # fmt: skip
+        workers = [worker for worker in everyone if name in worker.queues]
+        present = sum(worker.last_ns - worker.first_ns for worker in workers)
+        busy = sum(busy_all[worker.name] for worker in workers) / present if present else 0.0
         ranked = dict(sorted(jobs.items(), key=lambda item: (-item[1].work_s, item[0])))
         found[name] = ObservedQueue(name, observed(own, before), ranked, workers, busy)
     return found

@@ -44,7 +44,9 @@ def seen_workers(rows: Iterable[TraceRow], queue: str | None = None) -> list[See
         taken.setdefault(row.worker, []).append(row)
     workers = []
     for name, of_worker in sorted(taken.items()):
-        queues = frozenset(queue for row in of_worker for queue in (row.queue, *row.worker_queues))
+        # Rows of one worker mostly share their list.
+        lists = {id(row.worker_queues): row.worker_queues for row in of_worker}.values()
+        queues = frozenset({row.queue for row in of_worker}.union(*lists))
         if queue is not None and queue not in queues:
             continue
         busy: list[Busy] = []
