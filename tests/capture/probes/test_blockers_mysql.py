@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -88,3 +89,23 @@ def test_the_name_of_an_advisory_lock(statement: str, name: str) -> None:
 )
 def test_states_that_are_waits_for_tables(state: str, waits: bool) -> None:
     assert bool(blockers_mysql._TABLE_WAIT.match(state)) == waits
+
+
+@pytest.mark.parametrize(("state_then", "told"), [("Waiting for table metadata lock", True), ("updating", False)])
+def test_a_wait_that_ends_between_two_questions_is_no_missing_privilege(state_then: str, told: bool) -> None:
+    states = ["Waiting for table metadata lock", state_then]
+
+    class Scripted(blockers_mysql.Blockers):
+        def __init__(self) -> None:
+            self._call, self._mariadb, self._holder = 1, False, None
+            self._denied = set()
+
+        def _rows(self, question: str, parameters: Any = None) -> list[Any]:
+            if "information_schema.PROCESSLIST" not in question:
+                return []
+            return [(71, "Query", states.pop(0), "INSERT INTO stock VALUES (1)")]
+
+    answer = Scripted().look(1, [71])
+    assert bool(answer["missing"]) is told
+    assert answer["blocked"]["kind"] == "table"
+    assert states == []
