@@ -35,14 +35,15 @@ def reach_verdict(history: JobHistory, findings: Sequence[Finding], changes: Seq
             0.0,
         )
     mains = [finding for finding in findings if finding.part_of is None and finding.severity != "info"]
-    if mains:
+    failed = all(execution.outcome in FAILING for execution in history.executions)
+    if mains and not (failed and _too_few(history) and not any(map(_explains_failures, mains))):
         where = _where(mains)
         lead = next((finding for finding in mains if where in ("both", finding.where)), mains[0])
         sure = lead.confidence * _trust(executions)
         return Verdict(where, headline(lead, executions), round(sure, 2))
 
     number = len(history.executions)
-    if all(execution.outcome in FAILING for execution in history.executions):
+    if failed:
         return Verdict("unknown", _all_failed(history.executions), 0.3)
     if number < ENOUGH_EXECUTIONS or not executions:
         noun = "execution" if number == 1 else "executions"
@@ -53,6 +54,16 @@ def reach_verdict(history: JobHistory, findings: Sequence[Finding], changes: Seq
             0.3,
         )
     return _without_findings(history, executions, [each for each in findings if each.part_of is None], changes)
+
+
+def _too_few(history: JobHistory) -> bool:
+    return len(history.executions) < ENOUGH_EXECUTIONS
+
+
+def _explains_failures(finding: Finding) -> bool:
+    """What a job that did nothing but fail, once or twice, may have failed of: a call, a lock, its own death, or what
+    the rules of retries say. What it took until then is not what its owner has to know first."""
+    return finding.step in ("external", "locks", "retries") or finding.code == "JD306"
 
 
 def _all_failed(executions: Sequence[Execution]) -> str:

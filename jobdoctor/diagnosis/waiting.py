@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
+from jobdoctor import words
 from jobdoctor.diagnosis import measure
 from jobdoctor.diagnosis.rule import Limit, NotChecked
 from jobdoctor.diagnosis.severity import TimeRule
@@ -46,8 +47,8 @@ class WaitRule(TimeRule):
         """The job's rows; raises NotChecked when they are too few, or when the workers' other jobs are unknown."""
         if len(history.trace) < self.limits.min_rows:
             raise NotChecked(
-                f"{len(history.trace)} executions in the trace, {self.limits.min_rows:.0f} needed: run the job more "
-                f"often, or look at a longer window (--since)"
+                f"{words.count(len(history.trace), 'execution')} in the trace, {self.limits.min_rows:.0f} needed: run "
+                f"the job more often, or look at a longer window (--since)"
             )
         if not history.neighbours:
             raise NotChecked(

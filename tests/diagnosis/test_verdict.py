@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from msgspec.structs import replace
 
 from jobdoctor.diagnosis.engine import diagnose
 from jobdoctor.diagnosis.verdict import reach_verdict
@@ -51,6 +52,18 @@ def test_failures_too_few_for_a_rule_are_no_health() -> None:
 def test_one_failure_is_the_only_execution() -> None:
     verdict = reach_verdict(make_history([make_execution(outcome="killed")]), [])
     assert verdict.headline.startswith("The only execution failed, with a killed work horse: ")
+
+
+@pytest.mark.parametrize(("step", "code", "leads"), [("payload", "JD105", False), ("locks", "JD501", True)])
+def test_a_job_that_only_failed_yet_says_so_first(step: str, code: str, leads: bool) -> None:
+    """What it took until then is not what it failed of; a lock that it waited for may be."""
+    error = ExceptionInfo("ValueError", "Invalid attribute name: ?", "job.py:12")
+    failed = [make_execution(outcome="failed", exception=error)]
+    grave = [replace(finding(mid=900), step=step, code=code, severity="critical")]
+    verdict = reach_verdict(make_history(failed), grave)
+    assert (verdict.where == "inside") is leads
+    assert verdict.headline.startswith("The only execution failed, with ValueError") is not leads
+    assert reach_verdict(make_history([*failed, make_execution()]), grave).where == "inside"
 
 
 def test_a_finding_that_saves_no_time_promises_none() -> None:

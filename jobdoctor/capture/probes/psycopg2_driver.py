@@ -18,7 +18,7 @@ from jobdoctor.capture.probes.statements import (
     postgresql_target,
     track,
 )
-from jobdoctor.capture.recorder import Call, Recorder
+from jobdoctor.capture.recorder import BATCHED, Call, Recorder
 
 LIBRARY = "psycopg2"
 
@@ -29,7 +29,10 @@ def _begin(rec: Recorder, connection: Any, query: Any, parameters: Any, many: bo
             return None  # an ORM's call, nearly always
         if not isinstance(query, (str, bytes)):
             query = query.as_string(connection)
-        return postgresql(rec, connection, LIBRARY).begin(rec, query, parameters, many)
+        statement = postgresql(rec, connection, LIBRARY).begin(rec, query, parameters, many)
+        if many and statement is not None:
+            statement.call.flags &= ~BATCHED  # many sets, and no batch: psycopg2 sends each by itself
+        return statement
     except Exception as error:
         if foreign(error):
             raise

@@ -27,6 +27,8 @@ def table(postgres_url: str) -> Iterator[str]:
 
 
 def test_statements_batches_and_transactions(record: Record, postgres_url: str, table: str) -> None:
+    from psycopg2.extras import execute_values
+
     with record() as recorded:
         connection = psycopg2.connect(postgres_url)
         assert isinstance(connection, psycopg2.extensions.connection)
@@ -36,6 +38,8 @@ def test_statements_batches_and_transactions(record: Record, postgres_url: str, 
             cursor.execute("SELECT name FROM probe_two WHERE id < %s", (n % 5,))
             here = line(-1)
         cursor.executemany("UPDATE probe_two SET name = %s WHERE id = %s", [("a", 1), ("b", 2)])
+        rows = [(n, "x") for n in range(9001, 9005)]
+        execute_values(cursor, "INSERT INTO probe_two VALUES %s", rows, page_size=2)
         connection.commit()
         connection.commit()  # nothing is open: nothing is sent
         with connection, connection.cursor() as other:
@@ -45,8 +49,9 @@ def test_statements_batches_and_transactions(record: Record, postgres_url: str, 
     select = recorded.one("sql", "SELECT")
     assert (select.count, select.distinct, select.rows, select.in_transaction) == (20, 5, 40, 19)
     assert (select.library, select.callsite) == ("psycopg2", f"tests/capture/probes/test_psycopg2_driver.py:{here}")
-    update = recorded.one("sql", "UPDATE")
-    assert (update.count, update.batched, update.items) == (1, 1, 2)
+    update, insert = recorded.one("sql", "UPDATE"), recorded.one("sql", "INSERT")
+    assert (update.count, update.batched, update.items) == (1, 0, 2)
+    assert (insert.count, insert.batched, insert.items) == (2, 2, 4)
     assert sum(group.count for group in recorded.of("sql", "COMMIT")) == 2
     assert recorded.one("sql", "CONNECT").target == select.target
     (session,) = recorded.facts("session")

@@ -72,13 +72,15 @@ def test_the_whole_finding() -> None:
 
 
 def test_psycopg2_sends_each_row_of_executemany_by_itself() -> None:
-    batch = insert(library="psycopg2", count=1, batched=1, items=400, distinct=1, rows=None, ms=120)
+    batch = insert(library="psycopg2", count=1, items=400, distinct=1, rows=None, ms=120)
     finding = only(ask(RowByRowWrite, alike(batch, run_ms=200)))
     assert (finding.severity, finding.calls) == ("warning", 400)
     assert finding.title.startswith("400 INSERTs of ")
     assert "execute_values(" in finding.recommendation.snippet
-    few = insert(library="psycopg2", count=1, batched=1, items=9, distinct=1, rows=None, ms=120)
+    few = insert(library="psycopg2", count=1, items=9, distinct=1, rows=None, ms=120)
     assert ask(RowByRowWrite, alike(few, run_ms=200)) == []
+    values = insert(library="psycopg2", count=10, batched=10, items=2_000, rows=2_000, ms=120)
+    assert ask(RowByRowWrite, alike(values, run_ms=200)) == [], "execute_values() sends 200 rows with each statement"
 
 
 def test_asyncpgs_placeholders_are_numbered() -> None:

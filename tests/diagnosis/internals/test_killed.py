@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from jobdoctor.diagnosis.checklist.internals.killed import Killed
-from jobdoctor.model import Death, Execution, Rusage, Sample, Span, StackFrame
+from jobdoctor.model import Death, Execution, Phase, Rusage, Sample, Span, StackFrame
 from tests.builders import MS, make_execution, make_group
 from tests.diagnosis.asking import alike, ask, only
 
@@ -129,3 +129,12 @@ def test_the_whole_finding() -> None:
     texts = [evidence.text for evidence in finding.evidence]
     assert "It was in SELECT * FROM events" in texts
     assert any(evidence.data.get("rss_bytes") == [[1, GB], [2, 2 * GB]] for evidence in finding.evidence)
+
+
+@pytest.mark.parametrize(("age_ms", "line"), [(29, "app/img.py:40"), (500, "")])
+def test_a_stack_from_before_the_function_began_is_no_place(age_ms: float, line: str) -> None:
+    seen = Death(signal=9, cause="signal", stack=[BELOW, APP], stack_age_ns=int(age_ms * MS))
+    body = [Phase("body", 400 * MS, 430 * MS)]
+    found = only(ask(Killed, [dead(seen, run_ms=440, phases=body)]))
+    assert found.callsite == line
+    assert found.title.startswith("1 of 1 execution was killed")

@@ -80,8 +80,13 @@ def test_one_variant_from_one_line_is_only_remarked() -> None:
 
 @pytest.mark.parametrize(
     ("wait", "order", "severity"),
-    [(0.0, "abcdabcdabcd", "info"), (0.0, "abcdabdcabcd", "warning"), (30.0, "abcdabcdabcd", "warning")],
-    ids=["a sweep", "no order", "while the one before waits"],
+    [
+        (0.0, "abcdabcdabcd", "info"),
+        (0.0, "abcdabc", "info"),
+        (0.0, "abcdabdcabcd", "warning"),
+        (30.0, "abcdabcdabcd", "warning"),
+    ],
+    ids=["sweeps", "the second one at work", "no order", "while the one before waits"],
 )
 def test_a_line_that_goes_round_is_only_remarked(wait: float, order: str, severity: str) -> None:
     rows = [enqueue(0.3 * n + 0.05 * (n % 3), f"shop-{of}", wait=wait, run=0.05) for n, of in enumerate(order)]

@@ -116,12 +116,14 @@ class RowByRowWrite(TimeRule):
 
 
 def _loops_in_driver(group: SpanGroup) -> bool:
-    """Whether a batch is one for the caller only: psycopg2 sends each row of ``executemany()`` by itself."""
-    return group.library == "psycopg2" and group.operation.upper() in _WRITES and group.batched > 0.5 * group.count
+    """Whether a batch is one for the caller only: psycopg2 sends each row of ``executemany()`` by itself. Such
+    calls have items without being batches, as those of ``execute_values()`` are."""
+    many = group.items >= 2 * group.count and group.batched <= 0.5 * group.count
+    return group.library == "psycopg2" and group.operation.upper() in _WRITES and many
 
 
 def _single_row(group: SpanGroup) -> bool:
-    return group.operation.upper() in _WRITES and group.batched <= 0.5 * group.count
+    return group.operation.upper() in _WRITES and group.batched <= 0.5 * group.count and not _loops_in_driver(group)
 
 
 def _snippet(group: SpanGroup, table: str) -> str:

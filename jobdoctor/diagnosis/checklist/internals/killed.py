@@ -101,7 +101,8 @@ class Killed(Rule):
         kind, suspect, text = _advice(cause, death, newest, peak)
         were = "was" if number == 1 else "were"
         ended = "cut short" if cause in ("memory-limit", "file-limit") else "killed"
-        title = f"{number} of {max(number, history.executions_total)} executions {were} {ended}: {suspect}"
+        total = max(number, history.executions_total)
+        title = f"{number} of {words.count(total, 'execution')} {were} {ended}: {suspect}"
         data: dict[str, Any] = {"cause": cause, "signal": death.signal, "certificate": to_builtins(death)}
         facts = [Evidence("fact", f"The suspect: {death.suspect or suspect}", data)]
         if last:
@@ -130,7 +131,7 @@ class Killed(Rule):
             saving=measure.give_or_take(saving / 2, saving, saving),
             kind=kind,
             text=text,
-            callsite=_in_flight_callsite(newest) or next((one.callsite for one in death.stack if one.application), ""),
+            callsite=_in_flight_callsite(newest) or _stack_callsite(newest),
             evidence=[
                 *facts,
                 Evidence(
@@ -193,6 +194,15 @@ def _in_flight_callsite(execution: Execution) -> str:
     if span is None or not 0 <= span.group < len(execution.groups):
         return ""
     return execution.groups[span.group].callsite
+
+
+def _stack_callsite(execution: Execution) -> str:
+    """The application's line in the last known stack; none when that stack was seen before the function had begun."""
+    death = execution.death or Death()
+    body_ns = next((phase.start_ns for phase in execution.phases if phase.name == "body"), 0)
+    if execution.run_ns - death.stack_age_ns < body_ns:
+        return ""
+    return next((frame.callsite for frame in death.stack if frame.application), "")
 
 
 def _advice(cause: str, death: Death, execution: Execution, peak: int) -> tuple[RecommendationKind, str, str]:

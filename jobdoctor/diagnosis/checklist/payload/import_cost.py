@@ -27,6 +27,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from jobdoctor import words
 from jobdoctor.diagnosis import measure
 from jobdoctor.diagnosis.measure import words_ms, words_share
 from jobdoctor.diagnosis.rule import Limit, NotChecked
@@ -86,7 +87,7 @@ class ImportCostRule(TimeRule):
             Evidence(
                 "fact",
                 f"Imports take {words_ms(cost)} of {words_ms(run)} in each horse ({words_share(cost / run)}), "
-                f"lower quartile of {len(costs)} executions",
+                f"lower quartile of {words.count(len(costs), 'execution')}",
             )
         ]
         if modules:
