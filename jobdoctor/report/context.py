@@ -184,7 +184,9 @@ def _blocked(history: JobHistory) -> list[BlockedRow]:
 
 def _failed_with(history: JobHistory) -> list[str]:
     ends = Counter(
-        row.error_type.rpartition(".")[2] or row.outcome for row in history.trace if row.outcome != "finished"
+        row.error_type.rpartition(".")[2] or row.outcome
+        for row in history.trace
+        if row.error_type or row.outcome in ("killed", "timeout", "stopped")
     )
     return [name for name, _ in ends.most_common(MOST_FAILURES)]
 

@@ -11,8 +11,8 @@ _INDENT = "    "
 def fitted(code: str, width: int) -> list[str]:
     """The lines, none wider than ``width`` where that can be done without changing what they mean.
 
-    A comment behind a long line goes above it; a long call is broken within its brackets, behind one or a comma. A line
-    that has no such place is wrapped like a sentence.
+    A comment behind a long line goes above it; a long call is broken within its brackets, behind one or a comma; what
+    has none there, at a space and with a backslash.
     """
     return [part for line in code.expandtabs(4).splitlines() for part in _fitted_line(line.rstrip(), width)]
 
@@ -38,19 +38,28 @@ def _broken(line: str, indent: str, width: int) -> list[str]:
     depth = 0
     while len(line) > width:
         places = [
-            at + 1
+            (inside - (letter != ","), at + 1)
             for at, letter, inside in _outside_strings(line, depth)
             if at < width and inside > 0 and letter in "([{," and at >= len(indent) + len(_INDENT)
         ]
         if not places:
             break
-        first = line[: places[-1]]
+        # The outermost one behind which the rest has room; or else as much as the line holds.
+        enough = [(inside, -at) for inside, at in places if len(indent + _INDENT + line[at:].lstrip()) <= width]
+        end = -min(enough)[1] if enough else places[-1][1]
+        first = line[:end]
         depth = max([inside for _, _, inside in _outside_strings(first, depth)][-1:], default=0)
         lines.append(first)
-        line = indent + _INDENT + line[places[-1] :].lstrip()
-    if len(line) <= width:
-        return [*lines, line]
-    return [*lines, *textwrap.wrap(line, width, subsequent_indent=indent + _INDENT, drop_whitespace=True)]
+        line = indent + _INDENT + line[end:].lstrip()
+    while len(line) > width:
+        # Python and shells alike read on behind a backslash.
+        spaces = [at for at, letter, _ in _outside_strings(line) if letter == " " and len(indent) < at <= width - 2]
+        spaces = [at for at in spaces if line[:at].strip()]
+        if not spaces:
+            break
+        lines.append(f"{line[: spaces[-1]]} \\")
+        line = indent + _INDENT + line[spaces[-1] :].lstrip()
+    return [*lines, line]
 
 
 def _outside_strings(line: str, depth: int = 0) -> Iterator[tuple[int, str, int]]:

@@ -28,6 +28,7 @@ from jobdoctor.report import charts, deaths, predictions, time_charts
 from jobdoctor.report.context import ReportContext
 from jobdoctor.report.evidence_table import shown
 from jobdoctor.report.findings import LEAST_SAVING_MS
+from jobdoctor.report.fitted_code import fitted
 from jobdoctor.report.index import IndexPage, build_index
 from jobdoctor.report.ledger import PART_TITLES
 
@@ -74,6 +75,8 @@ CHART_SCRIPTS = (
 
 #: Of any recorded text: a page does not become as long as what strangers put into a name.
 MOST_CHARACTERS = 1_000
+#: Of a snippet: as many as stand beside the user's own lines on a screen of 1280 pixels.
+SNIPPET_COLUMNS = 62
 #: Of a statement in a table.
 SHOWN_CHARACTERS = 600
 
@@ -120,7 +123,7 @@ def breakable(text: str) -> Markup:
 
 def snippet_html(text: str) -> Markup:
     """A snippet's code. Comments that stand in a column of their own move up to the code: ours is a narrow one."""
-    return code_html(_COMMENT_COLUMN.sub("  # ", text))
+    return code_html("\n".join(fitted(_COMMENT_COLUMN.sub("  # ", text), SNIPPET_COLUMNS)))
 
 
 def clipped(text: str) -> str:

@@ -134,12 +134,21 @@ def test_a_long_snippet_is_broken_so_that_it_can_still_be_run() -> None:
         "    tell('a comma, (a bracket), # and a sign', [one.customer for one in orders], orders)\n"
         "    return orders\n"
     )
-    lines = fitted_code.fitted(code, 60)
-    assert max(map(len, lines)) <= 60
+    lines = fitted_code.fitted(code, 68)
+    assert max(map(len, lines)) <= 68
     assert ast.dump(ast.parse("\n".join(lines))) == ast.dump(ast.parse(code))
-    assert lines[1] == "    # with customers"
+    assert lines[1:4] == [
+        "    # with customers",
+        "    orders = session.scalars(",
+        "        select(Order).options(selectinload(Order.customer))).all()",
+    ]
 
 
-def test_a_line_without_a_place_to_break_is_wrapped() -> None:
+def test_a_line_without_brackets_is_continued() -> None:
+    code = "if 400 <= answer.status < 500 and answer.status not in (408, 425, 429):\n    pass\n"
+    lines = fitted_code.fitted(code, 50)
+    assert lines[0].endswith(" \\")
+    assert ast.dump(ast.parse("\n".join(lines))) == ast.dump(ast.parse(code))
     lines = fitted_code.fitted("rq worker high low --with-scheduler --name xxxxx", 40)
-    assert lines == ["rq worker high low --with-scheduler", "    --name xxxxx"]
+    assert lines == ["rq worker high low --with-scheduler \\", "    --name xxxxx"]
+    assert fitted_code.fitted("x" * 50, 40) == ["x" * 50]
