@@ -54,6 +54,7 @@ def test_a_job_that_clogs_is_found_and_moved(redis_client: redis.Redis) -> None:
     assert found[moved.id].demoted_from == "within_10_milliseconds"
     assert found[moved.id].enqueued_at_ns < found[moved.id].demoted_at_ns + 1_000_000 <= time.time_ns()
     assert found[stays.id].demoted_from == ""
+    assert (found[moved.id].route, found[stays.id].route) == ("moved", "straight")
     assert [execution.slo_ms for execution in found.values() if execution.job.endswith("no_promise")] == [None]
 
 
