@@ -13,9 +13,16 @@ from pathlib import Path
 
 import pytest
 import redis
+from hypothesis import HealthCheck, settings
 
 from sample_app import servers
 from tests import mariadb
+
+# As in CI, everywhere: no example has to be quick on a busy machine, and all runs try the same ones.
+settings.register_profile(
+    "steady", database=None, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("steady")
 
 TESTS = Path(__file__).parent
 #: Directories and files that take longest: they begin first, so that no worker is left with one of them while the

@@ -187,7 +187,9 @@ _RUNS = st.lists(
 )
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 @given(runs=_RUNS)
 def test_it_does_what_a_model_does(redis_client: redis.Redis, runs: list[tuple[int, float, int]]) -> None:
     redis_client.delete(state_key(JOB))
