@@ -92,9 +92,22 @@ def test_just_below_the_promise(run: float, fires: bool) -> None:
 
 
 def test_below_twenty_jobs_it_cannot_tell() -> None:
+    mixed = jobs(17), jobs(3, wait=9.0, first=17)
     with pytest.raises(NotChecked, match="19 ended jobs"):
-        ask(jobs(19, wait=9.0))
-    only(ask(jobs(20, wait=9.0)))
+        ask([*mixed[0], *mixed[1][:2]])
+    only(ask([*mixed[0], *mixed[1]]))
+
+
+@pytest.mark.parametrize(
+    ("late", "of", "fires"), [(3, 5, True), (2, 5, False), (4, 4, False), (4, 12, True), (3, 12, False)]
+)
+def test_of_a_few_more_are_late_than_chance_allows(late: int, of: int, fires: bool) -> None:
+    rows = [*jobs(late, wait=9.0), *jobs(of - late, first=late)]
+    if fires:
+        assert f"{late} of {of} jobs were late" in only(ask(rows)).title
+    else:
+        with pytest.raises(NotChecked, match=f"{of} ended jobs"):
+            ask(rows)
 
 
 def test_without_a_promise_it_says_how_to_make_one() -> None:

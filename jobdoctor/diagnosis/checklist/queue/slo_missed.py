@@ -3,9 +3,10 @@
 ## What it looks for
 
 A promise for the job (`@jobdoctor.slo(within="30s")` on its function, or over it `[tool.jobdoctor.slo_ms]`) that the
-95th percentile of its time from enqueue to done misses. All attempts of one enqueue count together, with the pauses
-between them. It says what the late ones spent their time on: waiting in the queue, running, or waiting to be tried
-again. And how many of them were moved to the slowest queue, because the run alone takes longer than was promised.
+95th percentile of its time from enqueue to done misses; or, of a few jobs, more than chance can have made late. All
+attempts of one enqueue count together, with the pauses between them. It says what the late ones spent their time on:
+waiting in the queue, running, or waiting to be tried again. And how many of them were moved to the slowest queue,
+because the run alone takes longer than was promised.
 
 ## Why it costs time
 
@@ -28,6 +29,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from math import comb
 
 from jobdoctor.diagnosis import measure
 from jobdoctor.diagnosis.attempts import Chain, chains
@@ -67,6 +69,10 @@ class SloMissed(Rule):
     )  # fmt: skip
 
     min_jobs = Limit(20, "jobs", "ended jobs below which a 95th percentile means nothing", "customary: 1 / (1 - 0.95)")
+    fewest_jobs = Limit(5, "jobs", "ended jobs below which nothing is said", "own: three of five is no accident")
+    max_chance = Limit(
+        0.01, "p", "chance of so many late ones among fewer than min_jobs, had the promise been kept", "customary"
+    )
     quantile = Limit(0.95, "share", "share of the jobs that must keep the promise", "DESIGN: p95 from enqueue to done")
 
     def check(self, history: JobHistory) -> Iterable[Finding]:
@@ -77,7 +83,7 @@ class SloMissed(Rule):
                 f'"{history.job}" = 2000 (ms) under [tool.jobdoctor.slo_ms]'
             )
         taken = [_taken(chain) for chain in chains(history.trace) if _whole(chain)]
-        if len(taken) < self.limits.min_jobs:
+        if len(taken) < self.limits.min_jobs and not self._beyond_chance(taken, slo):
             raise NotChecked(
                 f"{len(taken)} ended jobs in the trace, {self.limits.min_jobs:.0f} needed for a 95th percentile: run "
                 f"the job more often, or look at a longer window (--since)"
@@ -85,6 +91,12 @@ class SloMissed(Rule):
         reached = measure.quantile([each.whole for each in taken], self.limits.quantile)
         if reached > slo:
             yield self._finding(history, taken, slo, reached)
+
+    def _beyond_chance(self, taken: Sequence[_Taken], slo: float) -> bool:
+        """Whether so many were late that the promise cannot have been kept, few as they are: a binomial test."""
+        late, number, missed = sum(each.whole > slo for each in taken), len(taken), 1 - self.limits.quantile
+        chance = sum(comb(number, k) * missed**k * (1 - missed) ** (number - k) for k in range(late, number + 1))
+        return number >= self.limits.fewest_jobs and chance < self.limits.max_chance
 
     def _finding(self, history: JobHistory, taken: Sequence[_Taken], slo: float, reached: float) -> Finding:
         late = [each for each in taken if each.whole > slo]
