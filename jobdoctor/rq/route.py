@@ -10,7 +10,7 @@ from __future__ import annotations
 from rq.job import Job
 
 from jobdoctor.model import Route
-from jobdoctor.rq.facts import SCHEDULED_GAP_NS, epoch_ns
+from jobdoctor.rq.facts import SCHEDULED_GAP_NS
 
 #: Of a job with dependencies or a rate limit: from creation to the queue, beyond which they held it. Enqueueing such a
 #: job takes a few round trips.
@@ -19,8 +19,11 @@ _HELD_GAP_NS = 100_000_000
 _MOST_DEPENDENCIES = 32
 
 
-def route(job: Job, attempt: int) -> Route:
-    """How the job came to its queue; to be asked before RQ notes that it began. ``unknown`` where two answers fit."""
+def route(job: Job, attempt: int, held_ns: int | None) -> Route:
+    """How the job came to its queue; to be asked before RQ notes that it began. ``unknown`` where two answers fit.
+
+    ``held_ns``: from its creation to its being put in the queue; None: not known.
+    """
     repeats = getattr(job, "repeats_left", None) is not None
     if getattr(job, "last_heartbeat", None) is not None or job.started_at is not None:
         if job.started_at is None:
@@ -31,10 +34,8 @@ def route(job: Job, attempt: int) -> Route:
         return "repeated" if repeats else "requeued"
     if attempt > 1:
         return "retried"
-    created, enqueued = epoch_ns(job.created_at), epoch_ns(job.enqueued_at)
-    if not created or not enqueued:
+    if held_ns is None:
         return "unknown"
-    held_ns = enqueued - created
     deferred, limited = bool(_dependencies(job)), bool(getattr(job, "rate_limit_key", None))
     if (deferred or limited) and held_ns > _HELD_GAP_NS:
         if deferred and limited:

@@ -86,7 +86,7 @@ class TakenJob:
         created, enqueued = epoch_ns(job.created_at), epoch_ns(job.enqueued_at)
         waited = bool(created and enqueued and enqueued - created > SCHEDULED_GAP_NS)
         delayed = number > 1 and any(job.retry_intervals or ())
-        came = route(job, number)
+        came = route(job, number, enqueued - created if created and enqueued else None)
         self.state.link.announce(
             Begun(
                 number=self.number,

@@ -16,7 +16,7 @@ from rq.worker import SimpleWorker
 import jobdoctor
 from jobdoctor import wire
 from jobdoctor.model import Route
-from jobdoctor.rq.facts import attempt
+from jobdoctor.rq.facts import attempt, epoch_ns
 from jobdoctor.rq.route import _MOST_DEPENDENCIES, released_by, route
 
 PAST = datetime.now(UTC) - timedelta(hours=1)
@@ -29,6 +29,12 @@ def passing() -> None:
 def failing() -> None:
     """A job that fails."""
     raise ValueError("no")
+
+
+def came(job: Job, number: int | None = None) -> Route:
+    """Its route, as a worker asks that has just taken it."""
+    held_ns = epoch_ns(job.enqueued_at) - epoch_ns(job.created_at) if job.enqueued_at else None
+    return route(job, attempt(job)[0] if number is None else number, held_ns)
 
 
 class Ways:
@@ -127,7 +133,7 @@ def test_every_way_into_a_queue(redis_client: redis.Redis, way: Callable[[Ways],
     job = way(ways)
     taken = Job.fetch(job.id, connection=redis_client)  # as a worker does
     assert taken.id in ways.queue.job_ids
-    assert route(taken, attempt(taken)[0]) == expected
+    assert came(taken) == expected
     assert released_by(taken, expected) == (["first"] if expected == "deferred" else [])
 
 
@@ -135,11 +141,11 @@ def test_a_repetition(redis_client: redis.Redis) -> None:
     repeat = pytest.importorskip("rq.repeat").Repeat
     ways = Ways(redis_client)
     job = ways.queue.enqueue(passing, repeat=repeat(times=2, interval=0))
-    assert route(Job.fetch(job.id, connection=redis_client), 1) == "straight"
+    assert came(Job.fetch(job.id, connection=redis_client)) == "straight"
     ways.run_one()
     taken = Job.fetch(job.id, connection=redis_client)
-    assert route(taken, 1) == "repeated"
-    assert route(taken, 2) == "unknown"  # a retry, or the repetition after one: RQ does not count anew
+    assert came(taken) == "repeated"
+    assert came(taken, 2) == "unknown"  # a retry, or the repetition after one: RQ does not count anew
 
 
 def test_a_rate_limit(redis_client: redis.Redis) -> None:
@@ -152,19 +158,19 @@ def test_a_rate_limit(redis_client: redis.Redis) -> None:
     ways.run_one()
     taken = Job.fetch(second.id, connection=redis_client)
     assert taken.id in ways.queue.job_ids
-    assert route(taken, 1) == "rate-limited"
-    assert route(first, 1) == "straight"
+    assert came(taken) == "rate-limited"
+    assert came(first) == "straight"
     taken._dependency_ids = ["one"]
-    assert route(taken, 1) == "unknown"  # either may have held it
+    assert came(taken) == "unknown"  # either may have held it
 
 
 def test_nothing_is_made_up() -> None:
     job: Any = Job.create("app.f", connection=redis.Redis())
-    assert route(job, 1) == "unknown"  # it was never put in a queue
+    assert came(job) == "unknown"  # it was never put in a queue
     job.enqueued_at = job.created_at + timedelta(milliseconds=900)
-    assert route(job, 1) == "straight"
+    assert came(job) == "straight"
     job._dependency_ids = [str(number) for number in range(_MOST_DEPENDENCIES + 1)]
-    assert route(job, 1) == "deferred"
+    assert came(job) == "deferred"
     assert released_by(job, "deferred") == []  # too many to say which
 
 
