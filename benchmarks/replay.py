@@ -87,6 +87,7 @@ class Compared(NamedTuple):
     changes: tuple[Change, ...]
     all: Kind
     kinds: list[Kind]
+    added_ms: tuple[float, float]  # what a worker was busy beyond the nap, for each job, in either run
 
 
 def main() -> None:
@@ -279,7 +280,8 @@ def compared(load: Load, urls: Sequence[str]) -> Iterator[Compared]:
             unchanged = both.submit(really, load.traffic, load.pools, load.worker_class, urls[0])
             changed = both.submit(really, traffic, pools, load.worker_class, urls[1])
         base = baseline(unchanged.result())
-        found = judged(load.name, base, changes, changed.result())
+        added = added_ms(load.traffic, unchanged.result()), added_ms(traffic, changed.result())
+        found = judged(load.name, base, changes, changed.result())._replace(added_ms=added)
         say(
             f"  {words_of(changes)}: fit {base.fit.error:.1%} off; predicted {found.all.predicted:.2f} s, measured "
             f"{found.all.measured:.2f} s ({found.all.error:+.1%}); "
@@ -300,7 +302,14 @@ def judged(load: str, base: Baseline, changes: tuple[Change, ...], rows: Sequenc
     ]
     everything = sorted(wait for each in waits.values() for wait in each)
     whole = Kind("", outcome.all_before.p95, outcome.all_after.p95, quantile(everything, 0.95))
-    return Compared(load, changes, whole, kinds)
+    return Compared(load, changes, whole, kinds, (0.0, 0.0))
+
+
+def added_ms(traffic: Traffic, rows: Sequence[TraceRow]) -> float:
+    """What the machine and the worker add to a nap, mean in ms. Where two runs differ in it, so do their waits, and no
+    replay of the one can know that of the other."""
+    busy_s = sum(row.reaped_at_ns - row.dequeued_at_ns for row in rows) / 1e9
+    return 1_000 * (busy_s - sum(traffic.service)) / max(1, len(rows))
 
 
 def predictions(found: Sequence[Compared], loads: Sequence[Load]) -> str:
@@ -317,14 +326,18 @@ def predictions(found: Sequence[Compared], loads: Sequence[Load]) -> str:
         f"{right} of {len(found)} predicted p95 waits are within {WITHIN:.0%} of what the workers then did; kind by "
         f"kind {near} of {len(of_kinds)}. Loads: {described}.",
         "",
-        "| load | change | p95 wait before | predicted | measured | off | kinds: predicted, measured |",
-        "|---|---|---|---|---|---|---|",
+        "*Added* is what a worker was busy beyond each nap, in the run that was predicted from and in the one that was "
+        "predicted, ms: where they differ, the machine was not the same in both.",
+        "",
+        "| load | change | p95 wait before | predicted | measured | off | kinds: predicted, measured | added |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for each in found:
         kinds = "; ".join(f"{kind.job} {kind.predicted:.2f}, {kind.measured:.2f} s" for kind in each.kinds)
         lines.append(
             f"| {each.load} | `{words_of(each.changes)}` | {each.all.before:.2f} s | {each.all.predicted:.2f} s | "
-            f"{each.all.measured:.2f} s | {each.all.error:+.1%} | {kinds} |"
+            f"{each.all.measured:.2f} s | {each.all.error:+.1%} | {kinds} | "
+            f"{each.added_ms[0]:.0f}, {each.added_ms[1]:.0f} |"
         )
     return "\n".join(lines)
 
