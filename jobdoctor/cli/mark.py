@@ -9,6 +9,7 @@ import click
 
 from jobdoctor.cli.options import quiet_option, store_option
 from jobdoctor.errors import ConfigError
+from jobdoctor.words import clean
 
 EXAMPLES = "write it like 2026-01-31T08:00 or 2026-01-31T08:00:00+00:00"
 
@@ -47,7 +48,7 @@ def command(kind: str, label: str, at: str | None, store: str | None, quiet: boo
         mark = opened.add_mark("deploy" if kind == "deploy" else "incident", label.strip(), at_ns)
         if not quiet:
             moment = datetime.fromtimestamp(mark.at_ns / 1e9, UTC)
-            click.echo(f"marked {mark.kind} {mark.label} at {moment:%Y-%m-%dT%H:%M:%SZ} in {opened.where}")
+            click.echo(clean(f"marked {mark.kind} {mark.label} at {moment:%Y-%m-%dT%H:%M:%SZ} in {opened.where}"))
 
 
 def _instant(text: str) -> int:
