@@ -6,7 +6,9 @@ from typing import Any
 
 import pytest
 
+from jobdoctor.diagnosis.checklist.trigger.duplicate_enqueues import DuplicateEnqueues
 from jobdoctor.diagnosis.checklist.trigger.unchanged_result import UnchangedResult
+from jobdoctor.diagnosis.engine import diagnose
 from jobdoctor.diagnosis.rule import NotChecked
 from jobdoctor.model import Execution, Finding, ResultInfo, Trigger
 from tests.builders import make_execution, make_history, make_row
@@ -88,3 +90,12 @@ def test_a_result_that_changes_is_healthy() -> None:
 def test_without_results_it_says_so() -> None:
     with pytest.raises(NotChecked, match="result was not recorded"):
         ask(ran(10, result=None))
+
+
+def test_it_leads_where_equal_jobs_gave_equal_results_after_one_another() -> None:
+    """All the time may be had back by keeping the result; who enqueues it again had one that was there already."""
+    executions = [make_execution(at_ms=400.0 * n + 70 * (n % 3), result=TARIFFS) for n in range(12)]
+    rows = [make_row(each, args_hash="a", writes=0, result_digest="same") for each in executions]
+    rules = [UnchangedResult(), DuplicateEnqueues()]
+    found = diagnose(make_history(executions, trace=rows), rules=rules).findings
+    assert [(each.code, each.part_of) for each in found] == [("JD803", None), ("JD801", "JD803")]

@@ -50,7 +50,7 @@ class DuplicateEnqueues(TimeRule):
     step = "trigger"
     kind = "delete"
     where = "around"
-    related_to = ("JD806",)
+    related_to = ("JD806", "JD803")  # equal results of equal jobs: whichever would give back more leads
 
     window_s = Limit(
         60, "s", "an enqueue within this time of an equal one repeats it", "own: a form saved twice, an impatient user"
