@@ -24,6 +24,10 @@ settings.register_profile(
 )
 settings.load_profile("steady")
 
+# What a terminal or a CI says of itself changes how commands print; a test that is about it says it again.
+for name in ("COLUMNS", "LINES", "NO_COLOR", "FORCE_COLOR", "CLICOLOR_FORCE", "TTY_COMPATIBLE"):
+    os.environ.pop(name, None)
+
 TESTS = Path(__file__).parent
 #: Directories and files that take longest: they begin first, so that no worker is left with one of them while the
 #: others have nothing more to do.
