@@ -133,8 +133,8 @@ def _start_worker(url: str, code: str = "jobdoctor.Worker") -> subprocess.Popen[
 def test_a_killed_horse(redis_client: redis.Redis, valkey_url: str) -> None:
     Queue(connection=redis_client).enqueue(jobs.die_in_a_call, valkey_url)
     worker = _start_worker(valkey_url)
-    _wait_for(lambda: redis_client.exists("about-to-die"))
-    time.sleep(0.3)
+    _wait_for(lambda: redis_client.exists("about-to-die") and redis_client.info("clients")["blocked_clients"])
+    time.sleep(0.2)  # long enough to be looked at
     os.kill(int(redis_client.get("about-to-die") or 0), signal.SIGKILL)
     assert worker.wait(30) == 0
     (execution,) = executions(redis_client)

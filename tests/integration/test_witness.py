@@ -208,6 +208,7 @@ def test_a_worker_that_is_killed_with_its_horse(redis_client: redis.Redis, valke
     Queue(connection=redis_client).enqueue(jobs.die_in_a_call, valkey_url)
     with running(valkey_url, f"jobdoctor.{kind}") as worker:
         horse = int(until(lambda: redis_client.get("about-to-die")))
+        until(lambda: redis_client.info("clients")["blocked_clients"])
         (witness,) = witnesses(worker.pid)
         time.sleep(0.2)
         worker.kill()
@@ -248,9 +249,9 @@ def test_a_job_that_outlives_its_worker(redis_client: redis.Redis, valkey_url: s
 def test_a_killed_simple_worker(redis_client: redis.Redis, valkey_url: str) -> None:
     Queue(connection=redis_client).enqueue(jobs.die_in_a_call, valkey_url)
     with running(valkey_url, "jobdoctor.SimpleWorker") as worker:
-        until(lambda: redis_client.get("about-to-die"))
+        until(lambda: redis_client.get("about-to-die") and redis_client.info("clients")["blocked_clients"])
         (witness,) = witnesses(worker.pid)
-        time.sleep(0.2)
+        time.sleep(0.5)
         worker.kill()
         worker.wait()
         until(lambda: not alive(witness))
