@@ -13,10 +13,12 @@ MAX_ROWS = 200_000
 
 
 def rows(connection: Connection, since_ns: int, most: int = MAX_ROWS) -> list[TraceRow]:
-    """The newest rows of executions that ended since then, oldest first."""
+    """The newest rows of executions that ended since then, oldest first. What came by no queue (``jobdoctor.record``)
+    is no traffic of one."""
     table = tables.trace
     newest = table.c.reaped_at_ns.desc()
-    query = trace.selected(connection).where(table.c.reaped_at_ns >= since_ns).order_by(newest).limit(most)
+    queued = table.c.reaped_at_ns >= since_ns, table.c.queue != ""
+    query = trace.selected(connection).where(*queued).order_by(newest).limit(most)
     return trace.oldest_first(trace.rows(connection.execute(query)))
 
 

@@ -213,6 +213,14 @@ def test_csv_without_workers_and_without_promises(folder: Path) -> None:
     assert "--workers default is given 2 times" in twice.stderr
 
 
+def test_what_came_by_no_queue_is_no_traffic(store: Path) -> None:
+    with Store.open("sqlite:///jobdoctor.db") as opened:
+        opened.add([make_execution(job="app.import", queue="", at_ms=1_000.0)])
+    data = asked()
+    assert data["all"]["executions"] == 200
+    assert "app.import" not in {each["job"] for each in data["jobs"]}
+
+
 def test_an_empty_store(folder: Path) -> None:
     result = invoke()
     assert result.exit_code == 2
