@@ -14,7 +14,8 @@ on changed code:
 - what the plugin costs a session that does not use it: the same session with it, without it, and without it once more,
   in turns.
 
-``python benchmarks/gate.py [--quick] [--runs 200] [--part counts]``: MINUTES.
+``python benchmarks/gate.py [--quick] [--runs 200] [--part counts]``: about twelve minutes on two cores
+that do nothing else; each part by itself takes a few. On a busier machine it takes as much longer as that is busier.
 """
 
 from __future__ import annotations
@@ -283,7 +284,7 @@ def measured(core: int, runs: int, slow: int, folder: Path) -> list[dict[str, An
         mean = statistics.fmean(walls)
         for turn in range(runs + slow):
             is_slow = (turn + 1) * slow // (runs + slow) > turn * slow // (runs + slow)
-            kind = kinds[len(found) % len(kinds)]
+            kind = kinds[sum(each["slow"] is is_slow for each in found) % len(kinds)]
             run = slower if is_slow else usual
             first: list[float] = []
             walls.clear()

@@ -248,5 +248,6 @@ def arguments(given: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
 def _metered(profile: Profile, meter: Meter) -> None:
     profile.wall_ms = meter.wall_ns / 1e6
     profile.cpu_ms = meter.cpu_ns / 1e6
-    profile.busy_ms = max(0, meter.wall_ns - (meter.runqueue_ns or 0)) / 1e6
+    # The kernel's account of waits can be ahead of the clock: what was computed was not waited.
+    profile.busy_ms = max(min(profile.cpu_ms, profile.wall_ms), (meter.wall_ns - (meter.runqueue_ns or 0)) / 1e6)
     profile.rss_bytes = meter.peak_rss_bytes

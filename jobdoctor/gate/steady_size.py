@@ -1,6 +1,8 @@
 """Serialised sizes that are the same for the same data: a primary key that grew from 255 to 256 is no larger payload.
 
-Pickle writes whole numbers with 2 to 12 bytes, JSON with as many as they have digits. Here each counts as five.
+Pickle writes whole numbers with 2 to 12 bytes, JSON with as many as they have digits. Here each counts as five. The
+directory that pytest makes for a session has another number each time, another name in workers of pytest-xdist, and
+another place on other machines: it counts as nothing.
 """
 
 from __future__ import annotations
@@ -15,12 +17,21 @@ _WHOLE_NUMBERS = frozenset({"INT", "BININT", "BININT1", "BININT2", "LONG", "LONG
 #: Headers of the stream's frames, which begin where the bytes before them end.
 _FRAME = "FRAME"
 _FRAME_BYTES = 9
+#: ``/tmp/pytest-of-me/pytest-12/popen-gw0/``, of the fixture tmp_path.
+_OF_SESSION = re.compile(
+    rb"(?:/[!#-&(-.0-\[\]-~]+)*/pytest-of-[!#-&(-.0-\[\]-~]+/pytest-(?:\d+|current)/(?:popen-gw\d+/)?"
+)
 _JSON_NUMBER = re.compile(rb"(?<=[\s:,\[])-?\d+(?=[\s,\]}]|\Z)|(?<![^\s])-?\d+\Z")
 
 
 def steady_bytes(data: bytes, serializer: str) -> int:
-    """The size of serialised data, each whole number taken as NUMBER_BYTES. Its plain size for a serializer that is
-    neither pickle nor JSON."""
+    """The size of serialised data without pytest's own directories, each whole number taken as NUMBER_BYTES. Numbers
+    count as they are for a serializer that is neither pickle nor JSON."""
+    directories = _OF_SESSION.findall(data) if b"/pytest-of-" in data else ()
+    return _with_steady_numbers(data, serializer) - sum(map(len, directories))
+
+
+def _with_steady_numbers(data: bytes, serializer: str) -> int:
     if serializer == "json":
         return len(_JSON_NUMBER.sub(b"0" * NUMBER_BYTES, data))
     if serializer != "pickle":

@@ -10,7 +10,7 @@ The old code is not there to be run beside the new one. What both can be held ag
    margin.
 3. A job is suspected when a first look is slower by two thirds of the margin, and failed when a second, longer look
    shows the whole margin by itself (Mann-Whitney, and the size of the shift), in both of its halves and in their faster
-   rounds, too.
+   rounds, too. A second look that is neither clear nor shows the margin is repeated once.
 
 How many lines of Python the job executes (``work``) is known without noise. A job that executes more of them, and comes
 out slower, fails when the mean of both (of their logarithms) is beyond the margin: where the machine hides a part of
@@ -244,16 +244,27 @@ def slower(before: Fit, more: Callable[[int], list[Round]], grown: float | None 
     how many times more lines of Python the job executes."""
     works_more = grown is not None and grown > 1 + before.asked
     first = more(FIRST)
-    times, p = slowdown(before, first)
-    if not works_more and (times <= 1 + SUSPECT * before.margin or p > FIRST_P):
-        return times, False
+    if not works_more and not _suspected(before, first):
+        return slowdown(before, first)[0], False
     second = more(FIRST if works_more else SECOND)
     if works_more and _felt(before, [*first, *second], grown or 1.0):
         return slowdown(before, [*first, *second])[0], True
     if works_more:
         second += more(SECOND - FIRST)
-    times, p = slowdown(before, second)
-    return times, times > 1 + before.margin and p < SECOND_P and _fastest_too(before, second)
+    if not _shown(before, second) and _suspected(before, second):
+        second = more(SECOND)
+    return slowdown(before, second)[0], _shown(before, second)
+
+
+def _suspected(before: Fit, rounds: Sequence[Round]) -> bool:
+    times, p = slowdown(before, rounds)
+    return times > 1 + SUSPECT * before.margin and p <= FIRST_P
+
+
+def _shown(before: Fit, rounds: Sequence[Round]) -> bool:
+    """Whether the rounds show the whole margin by themselves."""
+    times, p = slowdown(before, rounds)
+    return times > 1 + before.margin and p < SECOND_P and _fastest_too(before, rounds)
 
 
 def _felt(before: Fit, rounds: Sequence[Round], grown: float) -> bool:

@@ -28,7 +28,7 @@ KINDS: tuple[Kind, ...] = ("fork", "simple", "spawn")
 _CLASSES = {"fork": "Worker", "simple": "SimpleWorker", "spawn": "SpawnWorker"}
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)
 #: The witness writes the last recording before it ends; on a machine that is short of processors it may be late.
-_PATIENCE_S = 10.0
+_PATIENCE_S = 30.0
 
 
 #: What RQ gives for a result that it could not serialise, from a job that it calls finished.

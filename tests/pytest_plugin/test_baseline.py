@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import msgspec
 import pytest
 
 from jobdoctor.errors import ConfigError
-from jobdoctor.gate import baseline
+from jobdoctor.gate import baseline, summary
 from jobdoctor.gate.baseline import Baseline, Entry
 from jobdoctor.gate.profile import Profile
+from jobdoctor.gate.session import baseline_path
 from jobdoctor.gate.steady_size import steady_bytes
 from jobdoctor.gate.timing import Timing
 from tests.builders import make_group
@@ -48,12 +52,37 @@ def test_a_key_that_grew_is_no_larger_payload(number: int) -> None:
     assert text == steady_bytes(b'["app.sync", null, [7, "1 x"], {"b": 7}]', "json")
 
 
+@pytest.mark.parametrize(
+    "directory",
+    [
+        "/tmp/pytest-of-root/pytest-9/",
+        "/tmp/pytest-of-root/pytest-10/",
+        "/tmp/pytest-of-root/pytest-10/popen-gw11/",
+        "/private/var/folders/x1/T/pytest-of-maria/pytest-3/",
+    ],
+)
+def test_the_directory_of_a_session_is_no_payload(directory: str) -> None:
+    for path in ("{}test_it0/shop.db", "sqlite:///{}test_it0/shop.db"):
+        given, usual = path.format(directory), path.format("/tmp/pytest-of-me/pytest-1/")
+        assert steady_bytes(pickle.dumps(["a/b", given, "c"], 5), "pickle") == steady_bytes(
+            pickle.dumps(["a/b", usual, "c"], 5), "pickle"
+        )
+        assert steady_bytes(json.dumps([given, 1]).encode(), "json") == steady_bytes(
+            json.dumps([usual, 7]).encode(), "json"
+        )
+    longer = steady_bytes(pickle.dumps([f"{directory}test_it0/shops.db"], 5), "pickle")
+    assert longer - steady_bytes(pickle.dumps([f"{directory}test_it0/shop.db"], 5), "pickle") == 1
+
+
 def test_what_is_longer_is_larger() -> None:
     small, large = (pickle.dumps(("app.sync", None, ("x" * number,), {}), 5) for number in (100, 101))
     assert steady_bytes(large, "pickle") - steady_bytes(small, "pickle") == 1
     long = pickle.dumps(["x" * 50_000, "y" * 80_000, 1], 5)
     assert steady_bytes(long, "pickle") == pytest.approx(len(long), abs=30)
     assert steady_bytes(b"1234567", "app.Own") == 7
+    assert steady_bytes(pickle.dumps(1), "app.Own") == len(pickle.dumps(1))
+    short, framed = (steady_bytes(pickle.dumps(["a", "x" * number], 5), "pickle") for number in (60_000, 70_000))
+    assert framed - short == 10_000
     assert steady_bytes(b"no pickle", "pickle") == 9
     assert steady_bytes(b'["a", "12345678"]', "json") == 17
 
@@ -257,13 +286,54 @@ def test_updates_of_a_part_keep_the_rest_and_of_the_whole_remove_what_is_stale(
     assert sorted(baseline.read(path).tests) == ["test_shop.py::test_job", "test_shop.py::test_renamed"]
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ((), ""),
+        (("-m", "slow"), "-m was given"),
+        (("-k", "a"), "-k was given"),
+        (("--deselect", "a"), "--deselect was given"),
+        (("--ignore", "a"), "--ignore was given"),
+        (("--ignore-glob", "a"), "--ignore-glob was given"),
+        (("--lf",), "--lf was given"),
+        (("--stepwise",), "--stepwise was given"),
+        ((".",), "only some paths were given"),
+    ],
+)
+def test_what_leaves_tests_out(pytester: pytest.Pytester, arguments: tuple[str, ...], said: str) -> None:
+    config = pytester.parseconfig(*arguments)
+    assert summary.narrowed(config, deselected=0, stopped=False) == said
+    assert summary.narrowed(config, deselected=1, stopped=False) == (said or "tests were deselected")
+    assert summary.narrowed(config, deselected=0, stopped=True) == (said or "the session did not end by itself")
+
+
+def test_where_the_baseline_is(tmp_path: Path) -> None:
+    def path(option: str | None, setting: str) -> Path:
+        config: Any = SimpleNamespace(
+            getoption=lambda name: option,
+            getini=lambda name: setting,
+            rootpath=tmp_path,
+            invocation_params=SimpleNamespace(dir=tmp_path / "here"),
+        )
+        return baseline_path(config)
+
+    assert path("b.json", "s.json") == tmp_path / "here" / "b.json"
+    assert path(None, "s.json") == tmp_path / "s.json"
+    assert path(None, "") == tmp_path / ".jobdoctor" / "baseline.json"
+
+
 def test_failed_tests_are_not_written(session: Session, pytester: pytest.Pytester) -> None:
-    session("def test_it(jobdoctor):\n    jobdoctor.run(shop.add, 1, 2)\n    assert False", "--jobdoctor-update")
+    session(
+        "def test_it(jobdoctor):\n    jobdoctor.run(shop.add, 1, 2)\n    assert False\n"
+        "def test_nothing(jobdoctor): pass",
+        "--jobdoctor-update",
+    )
     assert baseline.read(pytester.path / ".jobdoctor" / "baseline.json").tests == {}
 
 
 def test_jobs_that_are_new_are_said(session: Session) -> None:
-    session("def test_it(jobdoctor): jobdoctor.run(shop.add, 1, 2)", "--jobdoctor-update")
+    first = session("def test_it(jobdoctor): jobdoctor.run(shop.add, 1, 2)", "--jobdoctor-update", "-k", "it")
+    first.stdout.fnmatch_lines(["baseline: .jobdoctor/baseline.json, 1 test written"])
     result = session(
         "def test_it(jobdoctor):\n    jobdoctor.run(shop.add, 1, 2)\n    jobdoctor.run(shop.add, 1, 2)\n"
         "    jobdoctor.run(shop.at_once, [1])"

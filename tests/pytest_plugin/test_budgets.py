@@ -166,6 +166,7 @@ def test_the_newest_execution_comes_first_in_a_history() -> None:
     profile = Profile("app.sync")
     profile.executions = [first, last]
     assert profile.execution is last
+    assert profile.diagnosis is profile.diagnosis
 
 
 def test_time_and_memory() -> None:
@@ -244,6 +245,7 @@ def test_block(jobdoctor):
 """
     )
     result.assert_outcomes(passed=2, failed=6, skipped=1)
+    result.stdout.no_fnmatch_line("::error*")
     result.stdout.fnmatch_lines(
         [
             "shop.one_by_one: 12 queries, 2 allowed [[]max_queries[]]",

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 
 import pytest
+from msgspec.structs import replace
 
-from jobdoctor.gate import github, sarif
+from jobdoctor.gate import github, sarif, summary
 from jobdoctor.gate.failure import Call, Failure, lines
 from jobdoctor.gate.places import Place, place_of
+from jobdoctor.gate.session import _file_name
 
 Session = Callable[..., pytest.RunResult]
 FAILURE = Failure(
@@ -154,6 +157,9 @@ def test_sarif_has_the_structure_of_the_standard() -> None:
     assert first["message"]["text"].splitlines()[0] == "app.sync: 45 queries, 5 allowed [max_queries]"
     assert second["locations"][0]["physicalLocation"]["region"] == {"startLine": 7}
     assert first["partialFingerprints"] != third["partialFingerprints"]
+    moved = replace(FAILURE, calls=[replace(FAILURE.calls[0], callsite="app/tasks.py:99")])
+    [result] = json.loads(sarif.render([("t::a", moved, TEST)]))["runs"][0]["results"]
+    assert result["partialFingerprints"] == first["partialFingerprints"]
     assert json.loads(sarif.render([]))["runs"][0]["results"] == []
 
 
@@ -173,6 +179,27 @@ def test_a_failure_shows_few_calls_and_no_control_characters() -> None:
     assert "\x1b" not in shown[0]
     assert all(len(line) < 140 for line in shown)
     assert lines(Failure("max_time", "slow", rule="JD301 cpu-bound"))[-1] == "  JD301 cpu-bound"
+
+
+def test_files_of_reports_have_names_that_every_system_takes() -> None:
+    one, other = (_file_name(f"tests/a.py::test[{'x/' * 200}{end}]-app.sync") for end in "ab")
+    assert one != other
+    assert len(one) < 140
+    assert re.fullmatch(r"[A-Za-z0-9._-]+\.html", one)
+
+
+def test_remarks_are_few_and_said_once() -> None:
+    told = ("t", {"less": ["a", "b"], "timing": ["other machine"], "new": ["j"]})
+    assert summary._remarks([told, told]) == [
+        "not in the baseline: 2 jobs; --jobdoctor-update adds them",
+        "less than the baseline, which --jobdoctor-update would keep: a",
+        "  b",
+        "  a",
+        "  b",
+        "time: other machine",
+    ]
+    assert summary._remarks([("t", {"less": list("abcdefg")})])[-1] == "  and 2 more"
+    assert summary._remarks([("t", {"less": list("abcde")})])[-1] == "  e"
 
 
 def test_the_line_of_a_failure_is_the_first_that_is_known() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from jobdoctor.gate.embedded_server import EmbeddedServer
 from jobdoctor.gate.failure import GateError
 from jobdoctor.gate.meter import Meter
 from jobdoctor.gate.profile import Profile
+from jobdoctor.gate.session import GateSession
 
 Session = Callable[..., pytest.RunResult]
 
@@ -209,6 +211,12 @@ def test_what_a_meter_says_goes_into_the_profile() -> None:
     spent.wall_ns, spent.cpu_ns, spent.runqueue_ns, spent.peak_rss_bytes = 9_000_000, 4_000_000, 2_000_000, 4_096
     doctor._metered(profile, spent)
     assert (profile.wall_ms, profile.busy_ms, profile.cpu_ms, profile.rss_bytes) == (9.0, 7.0, 4.0, 4_096)
+    spent.runqueue_ns = 20_000_000
+    doctor._metered(profile, spent)
+    assert profile.busy_ms == 4.0
+    spent.cpu_ns = 12_000_000  # of several threads
+    doctor._metered(profile, spent)
+    assert profile.busy_ms == 9.0
 
 
 def test_the_peak_of_memory_is_in_bytes() -> None:
@@ -216,6 +224,23 @@ def test_the_peak_of_memory_is_in_bytes() -> None:
     assert peak is not None
     assert peak % 1024 == 0
     assert peak >= 16 << 20
+
+
+def test_a_session_takes_its_settings_and_stops_its_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = {"jobdoctor_redis": "redis://setting", "jobdoctor_worker": "simple"}
+    stopped: list[bool] = []
+    monkeypatch.setattr(EmbeddedServer, "stop", lambda self: stopped.append(True))
+
+    def session_of(option: str | None) -> GateSession:
+        config: Any = SimpleNamespace(
+            getoption=lambda name: option if name == "jobdoctor_redis" else None, getini=settings.get
+        )
+        return GateSession(config)
+
+    assert session_of(None)._surroundings.redis_url == "redis://setting"
+    assert session_of("redis://option")._surroundings.redis_url == "redis://option"
+    session_of(None).close()
+    assert stopped == [True]
 
 
 def test_the_peak_is_of_the_run_alone(tmp_path: Path) -> None:

@@ -335,6 +335,17 @@ def test_a_larger_peak_of_memory_fails() -> None:
     assert failure.what.endswith("allocated at its peak, 10% allowed")
 
 
+@pytest.mark.usefixtures("_calm")
+def test_a_round_is_the_mean_of_its_repeats_by_the_clock_that_counts() -> None:
+    def twice() -> Callable[[], tuple[float, float]]:
+        return iter([(1.0, 5.0), (3.0, 9.0)]).__next__
+
+    assert [each.job_us for each in timing.measure(twice(), "cpu", 2, 1)] == [2_000]
+    assert [each.job_us for each in timing.measure(twice(), "busy", 2, 1)] == [7_000]
+    alone_and_beside = timing.baseline_rounds(lambda: (1.0, 1.0), "cpu", 1, 0.15)
+    assert {each.load for each in alone_and_beside} == {"", "memory", "processor"}
+
+
 def test_short_jobs_are_repeated_within_a_round() -> None:
     assert [timing.repeats_of(ms) for ms in (0, 1, 5, 19, 21, 500)] == [20, 20, 4, 2, 1, 1]
 
