@@ -319,45 +319,35 @@ def _parent(rows: Sequence[TraceRow], index: int, executions: dict[str, int]) ->
 
 
 def _pools(rows: Sequence[TraceRow], origin: int) -> list[Pool]:
-    """Workers by what they listen to. Where that is not recorded, a worker listens to what it took; where it changes,
-    it is another worker from the first job on that shows it."""
-    late = [row for row in rows if row.dequeued_at_ns - row.enqueued_at_ns > AT_ONCE_S * _SECOND_NS]
-    by_worker: dict[str, list[TraceRow]] = {}
-    for row in sorted(rows, key=lambda row: (row.dequeued_at_ns, row.reaped_at_ns)):
-        by_worker.setdefault(row.worker, []).append(row)
-    pools: dict[tuple[str, ...], list[tuple[float, float]]] = {}
-    for own in by_worker.values():
-        parts = _by_list(own)
-        for place, (queues, taken) in enumerate(parts):
-            first, last = taken[0].dequeued_at_ns, max(row.reaped_at_ns for row in taken)
-            waited = [row for row in late if row.queue in queues]
-            start = max((row.dequeued_at_ns for row in waited if row.dequeued_at_ns < first), default=None)
-            end = min((row.enqueued_at_ns - 1_000 for row in waited if row.enqueued_at_ns > last), default=None)
-            if place:
-                start = first
-            if place + 1 < len(parts):
-                end = parts[place + 1][1][0].dequeued_at_ns - 1_000
-            begin = -inf if start is None else (start - origin) / _SECOND_NS
-            for gone_ns, back_ns in _away([(row.dequeued_at_ns, row.reaped_at_ns) for row in taken], waited):
-                pools.setdefault(queues, []).append((begin, (gone_ns - origin) / _SECOND_NS))
-                begin = (back_ns - origin) / _SECOND_NS
-            pools.setdefault(queues, []).append(
-                (begin, inf if end is None else (max(end, last) - origin) / _SECOND_NS)
-            )  # fmt: skip
-    return [Pool(queues, tuple(sorted(spans))) for queues, spans in sorted(pools.items())]
-
-
-def _by_list(rows: Sequence[TraceRow]) -> list[tuple[tuple[str, ...], list[TraceRow]]]:
-    """A worker's rows, in the order in which it took them, by what it listened to."""
-    found: list[tuple[tuple[str, ...], list[TraceRow]]] = []
-    taken = tuple(dict.fromkeys(row.queue for row in rows if not row.worker_queues))
+    """Workers by what they listen to. Where that is not recorded, a worker listens to what it took."""
+    lists: dict[str, tuple[str, ...]] = {}
+    taken: dict[str, list[str]] = {}
+    first: dict[str, int] = {}
+    last: dict[str, int] = {}
+    busy: dict[str, list[tuple[int, int]]] = {}
     for row in rows:
-        queues = tuple(row.worker_queues) or (found[-1][0] if found else taken)
-        if found and found[-1][0] == queues:
-            found[-1][1].append(row)
-        else:
-            found.append((queues, [row]))
-    return found
+        busy.setdefault(row.worker, []).append((row.dequeued_at_ns, row.reaped_at_ns))
+        if row.worker_queues:
+            lists[row.worker] = tuple(row.worker_queues)
+        elif row.queue not in taken.setdefault(row.worker, []):
+            taken[row.worker].append(row.queue)
+        first[row.worker] = min(first.get(row.worker, row.dequeued_at_ns), row.dequeued_at_ns)
+        last[row.worker] = max(last.get(row.worker, row.reaped_at_ns), row.reaped_at_ns)
+    pools: dict[tuple[str, ...], list[tuple[float, float]]] = {}
+    late = [row for row in rows if row.dequeued_at_ns - row.enqueued_at_ns > AT_ONCE_S * _SECOND_NS]
+    for worker in first:
+        queues = lists.get(worker) or tuple(taken[worker])
+        waited = [row for row in late if row.queue in queues]
+        start = max((row.dequeued_at_ns for row in waited if row.dequeued_at_ns < first[worker]), default=None)
+        end = min((row.enqueued_at_ns - 1_000 for row in waited if row.enqueued_at_ns > last[worker]), default=None)
+        begin = -inf if start is None else (start - origin) / _SECOND_NS
+        for gone_ns, back_ns in _away(sorted(busy[worker]), waited):
+            pools.setdefault(queues, []).append((begin, (gone_ns - origin) / _SECOND_NS))
+            begin = (back_ns - origin) / _SECOND_NS
+        pools.setdefault(queues, []).append(
+            (begin, inf if end is None else (max(end, last[worker]) - origin) / _SECOND_NS)
+        )
+    return [Pool(queues, tuple(sorted(spans))) for queues, spans in sorted(pools.items())]
 
 
 def _away(busy: Sequence[tuple[int, int]], waited: Sequence[TraceRow]) -> list[tuple[int, int]]:

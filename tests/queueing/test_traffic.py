@@ -119,17 +119,6 @@ def test_a_worker_is_there_unless_a_job_waited_that_it_would_have_taken() -> Non
     assert spans["late"] == (8, inf)  # when the last of those that waited was taken by the other
 
 
-def test_a_worker_that_listens_to_more_from_some_moment_on() -> None:
-    """As those of promises do, when the queue of a new one comes: its jobs wait until then."""
-    old, new = {"queue": "slow", "worker_queues": ["slow"]}, {"queue": "fast", "worker_queues": ["fast", "slow"]}
-    rows = [row("a", n, n, n + 0.5, **old) for n in range(4)]
-    rows += [row("b", 0.5 + n, 5.0 + n / 2, 5.5 + n / 2, **new) for n in range(3)]
-    traffic, pools = traffic_of(rows)
-    assert [(pool.queues, pool.size) for pool in pools] == [(("fast", "slow"), 1), (("slow",), 1)]
-    assert pools[0].spans == ((5.0, inf),)
-    assert replay(traffic, pools).waits() == pytest.approx(traffic.waited)
-
-
 def test_a_worker_that_does_nothing_while_jobs_wait_for_a_minute_is_away() -> None:
     def of(waited_s: float, *more: TraceRow) -> tuple[tuple[float, float], ...]:
         """One job; at 20 s another one comes, which is taken so much later."""
