@@ -251,7 +251,7 @@ def test_a_killed_simple_worker(redis_client: redis.Redis, valkey_url: str) -> N
     with running(valkey_url, "jobdoctor.SimpleWorker") as worker:
         until(lambda: redis_client.get("about-to-die") and redis_client.info("clients")["blocked_clients"])
         (witness,) = witnesses(worker.pid)
-        time.sleep(0.5)
+        time.sleep(1)  # long enough to be looked at
         worker.kill()
         worker.wait()
         until(lambda: not alive(witness))
