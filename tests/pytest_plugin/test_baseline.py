@@ -376,3 +376,16 @@ def test_workers_of_xdist_write_one_baseline(session: Session, pytester: pytest.
         "test_shop.py::test_bytes",
         "test_shop.py::test_job",
     ]
+
+
+def test_runs_that_are_made_to_compare_them_leave_one_entry(session: Session, pytester: pytest.Pytester) -> None:
+    session(
+        """
+def test_it(jobdoctor):
+    jobdoctor.scales(shop.at_once, arrange=lambda size: (list(range(1, size + 1)),))
+    jobdoctor.assert_idempotent(shop.set_points, 3, 7)
+""",
+        "--jobdoctor-update",
+    ).assert_outcomes(passed=1)
+    [jobs] = baseline.read(pytester.path / ".jobdoctor" / "baseline.json").tests.values()
+    assert list(jobs) == ["shop.set_points"]
