@@ -360,7 +360,7 @@ class Start(NamedTuple):
 def session_starts(folder: Path, rounds: int) -> dict[str, list[Start]]:
     """By arm, one entry a round, of sessions with one test that uses no plugin."""
     (folder / "test_nothing.py").write_text("def test_nothing():\n    pass\n")
-    arms = {"without": ["-p", "no:jobdoctor"], "with": [], "without, again": ["-p", "no:jobdoctor"]}
+    arms = {"without": [], "with": ["-p", "jobdoctor.pytest_plugin"], "without, again": []}
     found: dict[str, list[Start]] = {arm: [] for arm in arms}
     orders = list(permutations(arms))
     for turn in range(rounds + 1):
@@ -374,6 +374,7 @@ def session_starts(folder: Path, rounds: int) -> dict[str, list[Start]]:
 def session_start(folder: Path, arguments: Sequence[str]) -> Start:
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *arguments, "test_nothing.py"]
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    environment["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"  # others' imports are most of the noise
     began = time.perf_counter()
     process = subprocess.Popen(
         command, cwd=folder, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
