@@ -14,7 +14,7 @@ on changed code:
 - what the plugin costs a session that does not use it: the same session with it, without it, and without it once more,
   in turns.
 
-``python benchmarks/gate.py [--quick] [--runs 200] [--part counts]``: about twelve minutes on two cores
+``python benchmarks/gate.py [--quick] [--runs 200] [--part counts]``: about seventeen minutes on two cores
 that do nothing else; each part by itself takes a few. On a busier machine it takes as much longer as that is busier.
 """
 
