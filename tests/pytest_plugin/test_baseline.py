@@ -300,7 +300,10 @@ def test_updates_of_a_part_keep_the_rest_and_of_the_whole_remove_what_is_stale(
         ((".",), "only some paths were given"),
     ],
 )
-def test_what_leaves_tests_out(pytester: pytest.Pytester, arguments: tuple[str, ...], said: str) -> None:
+def test_what_leaves_tests_out(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], said: str
+) -> None:
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")  # pytest-django would keep this process from databases
     config = pytester.parseconfig(*arguments)
     assert summary.narrowed(config, deselected=0, stopped=False) == said
     assert summary.narrowed(config, deselected=1, stopped=False) == (said or "tests were deselected")
