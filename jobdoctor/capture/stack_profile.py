@@ -122,11 +122,11 @@ def _tree(records: list[tuple[list[str], float]]) -> _Node:
 
 def _begin(root: _Node, start_stack: list[str]) -> _Node:
     """The node that the profile begins with: what called ``start``, then on towards the job as long as there is one way
-    and no application code yet."""
+    and no application code yet. A sample may have met what still starts beside the job: that is not the way."""
     node = root
     for frame in start_stack:
         child = node.children.get(frame.split("\x01")[0])
-        if child is None:
+        if child is None or child.seconds < 0.5 * node.seconds:
             break
         node = child
     while not node.application and node.children:
